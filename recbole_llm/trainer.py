@@ -1,0 +1,117 @@
+"""RecBole's trainer with checkpoints that hold no pickle, and two processes on CPUs too.
+
+RecBole pickles its whole ``Config`` into a checkpoint and reads it back by ``torch.load``, which
+torch 2.6 and newer refuse and which would run a planted file. Here a checkpoint is one safetensors
+file: weights and optimiser state as tensors, the counters as JSON in its header.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from recbole.config import Config
+from recbole.trainer import Trainer
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from recbole_llm.errors import ArtifactError
+
+_MODEL, _OPTIMIZER = "model.", "optimizer."
+
+
+class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
+    """RecBole's ``Trainer``; only how it stores, loads and distributes differs."""
+
+    def __init__(self, config: Config, model: nn.Module) -> None:
+        single_spec = config["single_spec"]
+        # The parent wraps the model for one CUDA device a process; do that here, for CPUs as well.
+        config["single_spec"] = True
+        super().__init__(config, model)
+        config["single_spec"] = single_spec
+        if not single_spec:
+            devices = [config["local_rank"]] if self.device.type == "cuda" else None
+            self.distributed_model = DistributedDataParallel(self.model, device_ids=devices)
+        self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
+
+    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+        # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
+        # process when it is imported; it checks every gradient and costs a fifth of an epoch.
+        with torch.autograd.set_detect_anomaly(False):
+            return super()._train_epoch(*args, **kwargs)
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write weights, optimiser and counters; only the first process writes."""
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        tensors = {_MODEL + name: value for name, value in self.model.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        for index, state in optimizer["state"].items():
+            for name, value in state.items():
+                tensors[f"{_OPTIMIZER}{index}.{name}"] = torch.as_tensor(value)
+        counters = {
+            "model": self.config["model"],
+            "epoch": epoch,
+            "cur_step": self.cur_step,
+            "best_valid_score": self.best_valid_score,
+            "param_groups": optimizer["param_groups"],
+        }
+        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        save_file(tensors, path, metadata={"counters": json.dumps(counters)})
+        if verbose:
+            self.logger.info(f"Saving current: {path}")
+
+    def resume_checkpoint(self, resume_file: str) -> None:
+        """Go on from a checkpoint of this class: weights, optimiser, epoch and best score."""
+        self.saved_model_file = str(resume_file)
+        tensors, counters = _read_checkpoint(self.saved_model_file)
+        self._load_weights(tensors)
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith(_OPTIMIZER):
+                index, field = name.removeprefix(_OPTIMIZER).split(".", 1)
+                state.setdefault(int(index), {})[field] = value
+        self.optimizer.load_state_dict({"state": state, "param_groups": counters["param_groups"]})
+        self.start_epoch = counters["epoch"] + 1
+        self.cur_step = counters["cur_step"]
+        self.best_valid_score = counters["best_valid_score"]
+        self.logger.info(f"Checkpoint loaded. Resume training from epoch {self.start_epoch}")
+
+    def evaluate(
+        self,
+        eval_data: Any,
+        load_best_model: bool = True,
+        model_file: str | None = None,
+        show_progress: bool = False,
+    ) -> Any:
+        """Evaluate as RecBole does, on the best checkpoint when ``load_best_model``."""
+        if eval_data and load_best_model:
+            if not self.config["single_spec"]:
+                torch.distributed.barrier()  # the first process may still be writing
+            path = model_file or self.saved_model_file
+            if not self.config["single_spec"]:  # each process names its file by its own clock
+                paths = [path]
+                torch.distributed.broadcast_object_list(paths, src=0)
+                path = paths[0]
+            self._load_weights(_read_checkpoint(path)[0])
+            self.logger.info(f"Loading model structure and parameters from {path}")
+        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+
+    def _load_weights(self, tensors: dict[str, Tensor]) -> None:
+        self.model.load_state_dict(
+            {k.removeprefix(_MODEL): v for k, v in tensors.items() if k.startswith(_MODEL)}
+        )
+
+
+def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    if Path(path).suffix != ".safetensors":
+        raise ArtifactError(
+            f"{path} is not a checkpoint of LLMSeqRec: expected a .safetensors file. Pickled "
+            "checkpoints are not loaded"
+        )
+    with safe_open(path, framework="pt") as file:
+        counters = json.loads(file.metadata()["counters"])
+        return {name: file.get_tensor(name) for name in file.keys()}, counters
