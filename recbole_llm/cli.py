@@ -1,16 +1,136 @@
-"""The console script ``recbole-llm``."""
-import argparse
-import sys
+"""The console script ``recbole-llm``; ``python -m recbole_llm --model=…`` is its ``run``."""
 
-def main(argv=None):
-    argv = sys.argv[1:] if argv is None else argv
-    from recbole_llm.train import train
-    from recbole_llm.errors import RecboleLlmError
-    p=argparse.ArgumentParser()
-    p.add_argument("--model",default="LLMSeqRec"); p.add_argument("--dataset",default="ml-100k"); p.add_argument("--config_files"); p.add_argument("--nproc",type=int,default=1)
-    a,_=p.parse_known_args(argv[1:])
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from recbole_llm.configs import config_path
+from recbole_llm.errors import RecboleLlmError
+from recbole_llm.warehouse import Warehouse, check_day
+
+_LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0, or the ``exit_code`` of the known error that was met; its one line goes to stderr.
+    """
+    parser = _parser()
+    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    if rest and args.command is not _run:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
-        r=train(a.model,a.dataset,a.config_files.strip().split(" ") if a.config_files else None,nproc=a.nproc)
-        print(r)
-    except RecboleLlmError as e:
-        print(f"{type(e).__name__}: {e}",file=sys.stderr); return e.exit_code
+        command: Callable[[argparse.Namespace], None] = args.command
+        command(args)
+    except RecboleLlmError as error:
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return error.exit_code
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recbole-llm", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run)
+    run.add_argument("--model", default="LLMSeqRec", help="LLMSeqRec or any RecBole model")
+    run.add_argument("--dataset", default="ml-100k", help="name of a data set in atomic files")
+    run.add_argument("--config_files", help="YAML files, separated by blanks")
+    run.add_argument("--nproc", type=int, default=1, help="processes that share the batches")
+    run.add_argument("--port", type=int, help="where the processes meet; a free one by default")
+    run.epilog = "Any key of RecBole or LLMSeqRec is a flag: --key=value."
+
+    add("feed", _feed)
+    train = add("train", _train)
+    train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
+    lookup = add("lookup", _lookup)
+    lookup.add_argument("--user", required=True, help="external user id")
+    lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")
+    lookup.add_argument("--json", action="store_true", help="print JSON")
+    sql = add("sql", _sql)
+    sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
+    sql.add_argument("--json", action="store_true", help="print one JSON object a row")
+    for sub in (train, lookup):
+        sub.add_argument("--day", type=check_day, help="the day, YYYY-MM-DD")
+    train.add_argument(
+        "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
+    )
+    for name, sub in commands.choices.items():
+        if name != "run":
+            sub.add_argument(
+                "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
+                help="root folder of the data (default: ./warehouse)",
+            )  # fmt: skip
+    return parser
+
+
+def _run(args: argparse.Namespace) -> None:
+    """Train and test a model by name through RecBole; takes the flags of run_recbole.py."""
+    from recbole_llm.train import train
+
+    files = args.config_files.split() if args.config_files else None
+    train(args.model, args.dataset, files, nproc=args.nproc, port=args.port)
+
+
+def _feed(args: argparse.Namespace) -> None:
+    """Write a raw event feed derived from ml-100k."""
+    from recbole_llm.feed import write_feed
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    write_feed(args.warehouse)
+
+
+def _train(args: argparse.Namespace) -> None:
+    """Train the champion on a day's features."""
+    from recbole_llm.champion import train_champion
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    config = args.config.absolute()
+    args.warehouse.training.mkdir(parents=True, exist_ok=True)
+    os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
+    sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
+    train_champion(args.warehouse, config, args.day, args.if_none)
+
+
+def _lookup(args: argparse.Namespace) -> None:
+    """Show one user's history and recommendations."""
+    from recbole_llm.query import lookup
+
+    found = lookup(args.warehouse, args.user, args.day, args.k)
+    if args.json:
+        sys.stdout.write(json.dumps(asdict(found), default=str, ensure_ascii=False) + "\n")
+        return
+    lines = [f"user {found.user_id} on {found.ds}, model {found.model_version}, history:"]
+    lines += [f"      {item['item_id']:>8}  {item['title']}" for item in found.history]
+    lines += ["recommendations (rank, item, score, reason, title):"]
+    lines += [
+        f"  {r['rank']:>3} {r['item_id']:>8}  {r['score']:8.4f}  {r['reason']:<8} {r['title']}"
+        for r in found.recommendations
+    ]
+    lines += [f"table: {found.path}"]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _sql(args: argparse.Namespace) -> None:
+    """Run one read-only SELECT over the published tables."""
+    from recbole_llm.query import run_sql
+
+    relation = run_sql(args.warehouse, args.query)
+    if args.json:
+        for row in relation.fetchall():
+            record = dict(zip(relation.columns, row, strict=True))
+            sys.stdout.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+    else:
+        relation.show(max_width=160)

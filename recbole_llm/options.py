@@ -71,11 +71,20 @@ def apply_defaults(config: Config) -> None:
     for key, value in defaults.items():
         if key not in given and config[key] != value:
             config[key] = value
+    if "load_col" not in given:
+        config["load_col"] = sequential_columns(config)
     if config["train_neg_sample_args"] is None:
         config["train_neg_sample_args"] = {
             "distribution": "none", "sample_num": "none", "alpha": "none", "dynamic": False,
             "candidate_num": 0,
         }  # fmt: skip
+
+
+def sequential_columns(config: Config) -> dict[str, list[str]]:
+    """The ``load_col`` of a sequential model: RecBole's default leaves the time out for most data
+    sets, and then cannot order them."""
+    fields = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
+    return {"inter": [config[field] for field in fields]}
 
 
 def model_options(config: Config) -> ModelOptions:

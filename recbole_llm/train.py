@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
-from recbole_llm.options import apply_defaults
+from recbole_llm.options import apply_defaults, sequential_columns
 
 _log = logging.getLogger(__name__)
 
@@ -153,7 +153,7 @@ def build_config(
 ) -> Config:
     """RecBole's config with our defaults in it, checked.
 
-    It differs from ``Config(...)`` in four things: ml-100k is taken from ``data_path`` where that
+    It differs from ``Config(...)`` in five things: a sequential model loads the time; ml-100k is taken from ``data_path`` where that
     holds it and from RecBole's wheel otherwise; a cross-entropy model gets no negative sampling
     unless it was asked for; progress bars are drawn on a terminal only; unknown keys are refused for
     LLMSeqRec.
@@ -182,6 +182,8 @@ def build_config(
         config = Config(model, dataset, config_file_list, settings)
     if "show_progress" not in config.external_config_dict:
         config["show_progress"] = sys.stderr.isatty()
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and "load_col" not in config.external_config_dict:
+        config["load_col"] = sequential_columns(config)
     own_copy = Path(config.external_config_dict.get("data_path", "dataset/")) / dataset
     if (own_copy / f"{dataset}.inter").is_file():
         config["data_path"] = str(own_copy)

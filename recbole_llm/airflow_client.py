@@ -1,0 +1,200 @@
+"""Ask a running Airflow, through its REST API, to run a day and to say how it went.
+
+Standard library only: Airflow lives in an environment of its own.
+"""
+
+import json
+import logging
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from typing import Any
+
+from recbole_llm.errors import NotFoundError, RecboleLlmError
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+LOG_TAIL_LINES = 15
+# Queueing says nothing about a job; these states do.
+TOLD_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
+
+
+class AirflowClient:
+    """The few calls that a night needs.
+
+    Args:
+        url: address of the API server, as ``http://127.0.0.1:8080``.
+        user: a user of Airflow's simple auth manager.
+        password: that user's password.
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        self.url = url
+        self._login = {"username": user, "password": password}
+        self._token = ""
+        # A proxy in the environment would be asked for this machine's own address.
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Send one request below ``/api/v2`` and return the JSON of the answer.
+
+        Raises:
+            NotFoundError: Airflow knows no such thing.
+            RecboleLlmError: any other refusal; the message holds Airflow's own words.
+            urllib.error.URLError: nobody answers.
+        """
+        try:
+            return self._send(method, f"/api/v2{path}", body)
+        except urllib.error.HTTPError as refusal:
+            if refusal.code != 401:
+                raise _refused(method, path, refusal) from None
+        self._token = self._send("POST", "/auth/token", self._login)["access_token"]
+        try:
+            return self._send(method, f"/api/v2{path}", body)
+        except urllib.error.HTTPError as refusal:
+            raise _refused(method, path, refusal) from None
+
+    def pause(self, dag_id: str, paused: bool) -> None:
+        """Pause a DAG or let it run. A paused DAG accepts runs and starts no task."""
+        self.call("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
+
+    def set_pool(self, name: str, slots: int) -> None:
+        """Create a pool, or give an existing one this many slots."""
+        try:
+            self.call("PATCH", f"/pools/{name}?update_mask=slots", {"pool": name, "slots": slots})
+        except NotFoundError:
+            self.call("POST", "/pools", {"name": name, "slots": slots})
+
+    def trigger(self, dag_id: str, day: str) -> str:
+        """Queue a run of one day.
+
+        Returns:
+            The run's id; a day can be run many times.
+        """
+        run = self.call(
+            "POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day}
+        )
+        return str(run["dag_run_id"])
+
+    def unfinished_runs(self) -> list[tuple[str, str]]:
+        """DAG id and run id of every run that is queued or running."""
+        runs = self.call("GET", "/dags/~/dagRuns?state=queued&state=running&limit=100")["dag_runs"]
+        return [(run["dag_id"], run["dag_run_id"]) for run in runs]
+
+    def fail_run(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed, with the tasks that it has not finished."""
+        self.call("PATCH", _run_path(dag_id, run_id), {"state": "failed"})
+
+    def caused_run(self, dag_id: str, cause_run_id: str, day: str, timeout_s: float) -> str:
+        """Find the run that another run's asset started.
+
+        A day can be run twice, so the day alone does not tell which run is meant: this follows the
+        asset's event from the run that caused it.
+
+        Args:
+            dag_id: the asset-triggered DAG.
+            cause_run_id: the finished run that wrote the asset.
+            day: the partition that both runs share.
+            timeout_s: how long to wait for Airflow to make the run.
+        Raises:
+            RecboleLlmError: no such run appeared in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        others: set[str] = set()
+        query = urllib.parse.urlencode(
+            {"partition_key_pattern": day, "order_by": "-run_after", "limit": 20}
+        )
+        while True:
+            for run in self.call("GET", f"/dags/{dag_id}/dagRuns?{query}")["dag_runs"]:
+                run_id = str(run["dag_run_id"])
+                if run["partition_key"] != day or run_id in others:
+                    continue
+                events = self.call("GET", f"{_run_path(dag_id, run_id)}/upstreamAssetEvents")
+                if any(e["source_run_id"] == cause_run_id for e in events["asset_events"]):
+                    return run_id
+                others.add(run_id)
+            if time.monotonic() > deadline:
+                raise RecboleLlmError(
+                    f"{dag_id} for {day} was not started within {timeout_s:.0f} s by the asset of"
+                    f" run {cause_run_id}: is the DAG paused?"
+                )
+            time.sleep(POLL_S)
+
+    def wait(self, dag_id: str, run_id: str, timeout_s: float) -> None:
+        """Return when a run has succeeded, telling each task's changes of state meanwhile.
+
+        Raises:
+            RecboleLlmError: the run failed, with the failed task and the end of its log, or it was
+                not finished in time.
+        """
+        started = time.monotonic()
+        told: dict[str, tuple[int, str]] = {}
+        while True:
+            run = self.call("GET", _run_path(dag_id, run_id))
+            tasks = self.call("GET", f"{_run_path(dag_id, run_id)}/taskInstances")["task_instances"]
+            day = run["partition_key"]
+            for task in tasks:
+                now = (task["try_number"], task["state"])
+                if task["state"] in TOLD_STATES and told.get(task["task_id"]) != now:
+                    told[task["task_id"]] = now
+                    logger.info("%s", _describe(task, day))
+            if run["state"] == "success":
+                return
+            if run["state"] == "failed":
+                raise RecboleLlmError(self._failure(dag_id, run_id, day, tasks))
+            if time.monotonic() - started > timeout_s:
+                states = ", ".join(f"{task['task_id']} is {task['state']}" for task in tasks)
+                raise RecboleLlmError(
+                    f"{dag_id} for {day} is not finished after {timeout_s:.0f} s: {states}"
+                )
+            time.sleep(POLL_S)
+
+    def _failure(self, dag_id: str, run_id: str, day: str, tasks: list[dict[str, Any]]) -> str:
+        failed = [task for task in tasks if task["state"] == "failed"]
+        if not failed:
+            return f"{dag_id} for {day} failed before any of its tasks did"
+        task = failed[0]
+        lines = self._log(dag_id, run_id, task["task_id"], task["try_number"])
+        return "\n  ".join(
+            [
+                f"task {task['task_id']} of {dag_id} failed for {day}"
+                f" (try {task['try_number']} of {task['max_tries'] + 1}); its log ends with:",
+                *lines[-LOG_TAIL_LINES:],
+            ]
+        )
+
+    def _log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
+        path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        content = self.call("GET", f"{path}?full_content=true")["content"]
+        return [line for entry in content for line in str(entry["event"]).splitlines()]
+
+    def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
+        )
+        with self._opener.open(request, timeout=30) as answer:
+            return json.load(answer)
+
+
+def _run_path(dag_id: str, run_id: str) -> str:
+    return f"/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}"
+
+
+def _describe(task: dict[str, Any], day: str) -> str:
+    text = f"{day} {task['task_id']}: {task['state']}"
+    if task["state"] != "running" and task["duration"] is not None:
+        text += f" after {task['duration']:.1f} s"
+    if task["try_number"] > 1:
+        text += f" (try {task['try_number']} of {task['max_tries'] + 1})"
+    return text
+
+
+def _refused(method: str, path: str, refusal: urllib.error.HTTPError) -> RecboleLlmError:
+    kind = NotFoundError if refusal.code == 404 else RecboleLlmError
+    words = refusal.read().decode(errors="replace")
+    return kind(f"Airflow refused {method} {path} with {refusal.code}: {words[:500]}")

@@ -1,0 +1,345 @@
+"""An Airflow of one warehouse on one machine, started and stopped from the project's environment.
+
+    with LocalAirflow(home, warehouse, venv_airflow) as airflow:
+        run_night(airflow, "2024-05-01")
+
+Airflow's packages do not fit beside RecBole's, so it runs as processes of another environment and
+is spoken to by REST alone. Its database, logs and password lie in ``<warehouse>/airflow``.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import time
+import urllib.error
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from recbole_llm.airflow_client import AirflowClient
+from recbole_llm.errors import ConfigError, RecboleLlmError
+
+logger = logging.getLogger(__name__)
+
+FEATURES_DAG = "nightly_features"
+RECOMMENDATIONS_DAG = "nightly_recommendations"
+DAGS = (FEATURES_DAG, RECOMMENDATIONS_DAG, "weekly_training")
+SPARK_POOL = "nightly_spark"
+USER = "admin"
+POLL_S = 0.3
+STOP_GRACE_S = 15.0
+LOG_TAIL_LINES = 20
+
+
+class LocalAirflow:
+    """One ``airflow standalone``, reachable from this machine only.
+
+    Args:
+        home: the project's folder, with ``dags/`` and ``spark_jobs/``.
+        warehouse: root of the warehouse; one Airflow at a time can run on it.
+        venv_airflow: the virtual environment that Airflow is installed in.
+        port: where its page and API are served.
+        env: environment variables for Airflow and its tasks. They win over those set here: another
+            ``AIRFLOW_CONN_SPARK_DEFAULT`` sends the jobs to a cluster.
+        start_timeout_s: how long Airflow may take until it is ready.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        warehouse: Path,
+        venv_airflow: Path,
+        port: int = 8080,
+        env: Mapping[str, str] | None = None,
+        start_timeout_s: float = 180.0,
+    ) -> None:
+        self.home = home.absolute()
+        self.warehouse = warehouse.absolute()
+        self.venv_airflow = venv_airflow.absolute()
+        self.folder = self.warehouse / "airflow"
+        self.log = self.folder / "standalone.log"
+        self.passwords = self.folder / "simple_auth_manager_passwords.json.generated"
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.start_timeout_s = start_timeout_s
+        self._extra_env = dict(env or {})
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
+        self._client: AirflowClient | None = None
+
+    @property
+    def client(self) -> AirflowClient:
+        """The REST API of the running Airflow."""
+        if self._client is None:
+            raise RecboleLlmError("this Airflow is not running: call start() first")
+        return self._client
+
+    def start(self) -> None:
+        """Start Airflow and return when it can run a night.
+
+        Runs that an earlier, killed Airflow of this warehouse left behind are marked as failed;
+        with one active run at a time, a new run would wait for them.
+
+        Raises:
+            ConfigError: no Airflow is installed, the port is taken, or an Airflow of this warehouse
+                runs already. Nothing was started.
+            RecboleLlmError: Airflow ended or was not ready in time, or a DAG cannot be imported.
+        """
+        command = self.venv_airflow / "bin" / "airflow"
+        if not command.is_file():
+            raise ConfigError(f"no Airflow in {self.venv_airflow}: run 'make install-airflow'")
+        self._take_lock()
+        try:
+            _check_port(self.port)
+            started = time.monotonic()
+            began = datetime.datetime.now(datetime.UTC)
+            with self.log.open("wb") as log:
+                self._process = subprocess.Popen(
+                    [command, "standalone"],
+                    cwd=self.folder,
+                    env=self._environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Its own session: Ctrl-C reaches this process only, which then stops the rest.
+                    start_new_session=True,
+                    # The lock is held as long as one of the two lives.
+                    pass_fds=[self._lock.fileno()] if self._lock else [],
+                )
+            self._wait_until_ready(began)
+            for dag_id, run_id in self.client.unfinished_runs():
+                logger.warning("%s: run %s was left unfinished, marked as failed", dag_id, run_id)
+                self.client.fail_run(dag_id, run_id)
+            self.client.set_pool(SPARK_POOL, slots=1)
+        except BaseException:
+            self.stop()
+            raise
+        logger.info("Airflow is ready at %s after %.1f s", self.url, time.monotonic() - started)
+
+    def stop(self) -> None:
+        """End Airflow and every task it still runs; harmless when nothing runs."""
+        if self._process is not None:
+            _end_session(self._process)
+            self._process = None
+        self._client = None
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def check_alive(self) -> None:
+        """Raise if Airflow has ended by itself.
+
+        Raises:
+            RecboleLlmError: with the end of Airflow's log.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise RecboleLlmError(f"Airflow has ended; {self._log_tail()}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _take_lock(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)  # it holds Airflow's password
+        self._lock = (self.folder / "lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.seek(0)
+            where = self._lock.read().strip()
+            self._lock.close()
+            self._lock = None
+            raise ConfigError(
+                f"an Airflow of {self.warehouse} runs already, at {where}: stop it first"
+            ) from None
+        self._lock.truncate(0)
+        self._lock.write(self.url)
+        self._lock.flush()
+
+    def _environment(self) -> dict[str, str]:
+        # Settings of another Airflow, and modules of this environment, must not leak in.
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("AIRFLOW") and name not in {"PYTHONPATH", "PYTHONHOME"}
+        }
+        spark = {
+            "conn_type": "spark",
+            "host": "local[2]",
+            "extra": {"deploy-mode": "client", "spark-binary": "spark-submit"},
+        }
+        venv = Path(self._extra_env.get("RECBOLE_LLM_VENV", self.home / ".venv"))
+        # standalone starts its parts as "airflow", and the Spark operator "spark-submit", from PATH
+        path = [self.venv_airflow / "bin", inherited.get("PATH", os.defpath), venv / "bin"]
+        no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+        return {
+            **inherited,
+            "PATH": os.pathsep.join(map(str, path)),
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "NO_COLOR": "1",
+            "RECBOLE_LLM_HOME": str(self.home),
+            "RECBOLE_LLM_WAREHOUSE": str(self.warehouse),
+            "RECBOLE_LLM_VENV": str(venv),
+            "AIRFLOW_HOME": str(self.folder),
+            "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.home / "dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+            # Each slot is a process of 130 MB; a night runs one task at a time.
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(self.port),
+            "AIRFLOW__API__BASE_URL": self.url,
+            "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
+            # Sleeps between two looks of the scheduler: it is most of what a short task waits for.
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+            **self._extra_env,
+        }
+
+    def _wait_until_ready(self, began: datetime.datetime) -> None:
+        deadline = time.monotonic() + self.start_timeout_s
+        missing = "its API does not answer"
+        while time.monotonic() < deadline:
+            self.check_alive()
+            try:
+                if self._client is None:
+                    password = json.loads(self.passwords.read_text())[USER]
+                    self._client = AirflowClient(self.url, USER, password)
+                missing = self._not_ready(began)
+                if not missing:
+                    return
+            except (FileNotFoundError, json.JSONDecodeError, urllib.error.URLError, TimeoutError):
+                pass
+            time.sleep(POLL_S)
+        raise RecboleLlmError(
+            f"Airflow is not ready after {self.start_timeout_s:.0f} s: {missing};"
+            f" {self._log_tail()}"
+        )
+
+    def _not_ready(self, began: datetime.datetime) -> str:
+        """What Airflow still lacks; empty when nothing. Old heartbeats and parses do not count."""
+        scheduler = self.client.call("GET", "/monitor/health")["scheduler"]
+        if not _since(scheduler["latest_scheduler_heartbeat"], began):
+            return "its scheduler does not run"
+        for error in self.client.call("GET", "/importErrors")["import_errors"]:
+            if _since(error["timestamp"], began):
+                raise ConfigError(
+                    f"{error['filename']} cannot be imported:\n{error['stack_trace']}"
+                )
+        dags = self.client.call("GET", "/dags?limit=100")["dags"]
+        parsed = {dag["dag_id"] for dag in dags if _since(dag["last_parsed_time"], began)}
+        absent = [dag_id for dag_id in DAGS if dag_id not in parsed]
+        return f"no DAG {', '.join(absent)} in {self.home / 'dags'}" if absent else ""
+
+    def _log_tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return "\n  ".join([f"{self.log} ends with:", *lines])
+
+
+def run_night(airflow: LocalAirflow, day: str, timeout_s: float = 6 * 3600.0) -> None:
+    """Run both halves of a day's night and return when its table is published.
+
+    Args:
+        airflow: a started Airflow.
+        day: ``YYYY-MM-DD``.
+        timeout_s: how long each half may take.
+    Raises:
+        RecboleLlmError: a task failed; the message names it and holds the end of its log.
+    """
+    client = airflow.client
+    started = time.monotonic()
+    # Asset events do not reach a paused DAG.
+    client.pause(RECOMMENDATIONS_DAG, False)
+    # Queued before the DAG wakes up, so that a scheduled run that is due comes second.
+    features_run = client.trigger(FEATURES_DAG, day)
+    client.pause(FEATURES_DAG, False)
+    client.wait(FEATURES_DAG, features_run, timeout_s)
+    run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s=60.0)
+    client.wait(RECOMMENDATIONS_DAG, run, timeout_s)
+    logger.info("night of %s is published after %.1f s", day, time.monotonic() - started)
+
+
+def serve(airflow: LocalAirflow) -> None:
+    """Let the schedules run until Airflow ends or this process is interrupted.
+
+    Args:
+        airflow: a started Airflow.
+    """
+    for dag_id in DAGS:
+        airflow.client.pause(dag_id, False)
+    logger.info("user %s, password in %s; Ctrl-C stops Airflow", USER, airflow.passwords)
+    while True:
+        airflow.check_alive()
+        time.sleep(1.0)
+
+
+def _since(moment: str | None, began: datetime.datetime) -> bool:
+    return moment is not None and datetime.datetime.fromisoformat(moment) >= began
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigError(
+                f"port {port} cannot be used ({error.strerror}): choose another for Airflow"
+            ) from None
+
+
+def _end_session(leader: subprocess.Popen[bytes]) -> None:
+    """Terminate a session's processes and all they started, and kill what is left after a while."""
+    members = _members(leader.pid)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        for pid in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        deadline = time.monotonic() + STOP_GRACE_S
+        while members and time.monotonic() < deadline:
+            leader.poll()  # reaps it
+            time.sleep(0.1)
+            members = (members | _members(leader.pid)) & _processes().keys()
+    leader.wait()
+
+
+def _members(leader: int) -> set[int]:
+    """The session of ``leader`` and all descendants: tasks and Spark's JVMs leave the session."""
+    processes = _processes()
+    members = {pid for pid, (_, session) in processes.items() if session == leader}
+    while children := {p for p, (parent, _) in processes.items() if parent in members} - members:
+        members |= children
+    return members
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """Parent and session of each process that has not ended, by process id. Linux only."""
+    processes = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            # "pid (name) state parent group session …"; the name may hold spaces and brackets.
+            state, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile
+        if state != "Z":
+            processes[int(folder.name)] = (int(parent), int(session))
+    return processes

@@ -1,0 +1,78 @@
+"""From a night's features to RecBole's atomic files.
+
+DuckDB reads the Parquet files and writes the two tab-separated ones, so memory does not bound the
+number of events.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+import duckdb
+
+from recbole_llm.errors import DataError
+
+_log = logging.getLogger(__name__)
+_FORMAT = "(FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')"
+
+
+def export_atomic(features: Path, dataset: str, data_path: Path) -> Path:
+    """Write ``data_path/<dataset>/<dataset>.inter`` and ``.item``.
+
+    Interactions are sorted by user and time, ties as the features have them: RecBole's sort is
+    stable, so it keeps this order. White space in texts becomes single blanks.
+
+    Args:
+        features: a finished attempt's folder, with ``sequences`` and ``items``.
+        dataset: the data set's name for RecBole.
+        data_path: its parent folder.
+    Returns:
+        The data set's folder.
+    Raises:
+        DataError: an id holds a tab, a line break or a double quote, which RecBole's reader would
+            take for the end of a field.
+    """
+    started = time.monotonic()
+    folder = data_path / dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect() as database:
+        for name in ("sequences", "items"):
+            files = _quoted(features / name / "*.parquet")
+            database.execute(f"CREATE VIEW {name} AS SELECT * FROM read_parquet('{files}')")
+        bad_ids = database.execute(
+            "SELECT id FROM (SELECT user_id AS id FROM sequences UNION ALL SELECT item_id FROM items)"
+            " WHERE regexp_matches(id, '[\t\r\n\"]') LIMIT 3"
+        ).fetchall()
+        if bad_ids:
+            raise DataError(
+                f"ids with a tab, line break or double quote cannot be written for RecBole, such as "
+                f"{[row[0] for row in bad_ids]} in {features}; clean them in the feed"
+            )
+        database.execute(
+            f"""COPY (
+                SELECT user_id AS "user_id:token", item_id AS "item_id:token",
+                       timestamp AS "timestamp:float"
+                FROM (SELECT user_id, unnest(item_ids) AS item_id, unnest(timestamps) AS timestamp,
+                             generate_subscripts(item_ids, 1) AS position FROM sequences)
+                ORDER BY user_id, position
+            ) TO '{_quoted(folder / f"{dataset}.inter")}' {_FORMAT}"""
+        )
+        texts = ", ".join(
+            f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
+            for name in ("title", "category", "description")
+        )
+        database.execute(
+            f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
+            TO '{_quoted(folder / f"{dataset}.item")}' {_FORMAT}"""
+        )
+        n_events = database.execute(
+            "SELECT coalesce(sum(len(item_ids)), 0) FROM sequences"
+        ).fetchone()
+    assert n_events is not None
+    _log.info("atomic files: %d interactions in %s, %.1f s", n_events[0], folder,
+              time.monotonic() - started)  # fmt: skip
+    return folder
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,164 @@
+"""Where a night's data lies, and how a reader finds what is finished.
+
+    raw/events/ds=D/, raw/items.*         what other systems deliver
+    features/ds=D/<attempt>/…             sequences, items, quarantine; manifest.json names the attempt
+    artifacts/<model_version>/            trained models; champion.json names the one in use
+    runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
+    run_log/D_R.json                      one row of the table ``runs``
+    published.json                        which attempt is the table of which day
+
+Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
+names it. So a reader never sees half a table, and a killed job leaves nothing that is read.
+
+Standard library only: Spark jobs, command line and DAG-started commands all use it.
+"""
+
+import datetime
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import ConfigError, NotFoundError
+
+
+class Warehouse:
+    """Paths below one root folder.
+
+    Args:
+        root: a folder on a file system that every worker sees.
+    """
+
+    def __init__(self, root: Path | str) -> None:
+        self.root = Path(root).absolute()
+        self.raw_events = self.root / "raw" / "events"
+        self.raw_items = self.root / "raw" / "items"
+        self.artifacts = self.root / "artifacts"
+        self.champion = self.artifacts / "champion.json"
+        self.published = self.root / "published.json"
+        self.run_log = self.root / "run_log"
+        self.text_cache = self.root / "cache" / "text_vectors.sqlite"
+        self.training = self.root / "training"
+
+    def features(self, day: str) -> Path:
+        """Folder of a day's feature attempts."""
+        return self.root / "features" / f"ds={day}"
+
+    def runs(self, day: str) -> Path:
+        """Folder of a day's scored runs."""
+        return self.root / "runs" / f"ds={day}"
+
+    def features_manifest(self, day: str) -> dict[str, Any]:
+        """Paths and counts of a day's finished features.
+
+        Raises:
+            NotFoundError: no features were prepared for that day.
+        """
+        return _read(
+            self.features(day) / "manifest.json",
+            f"no features for {day}: run prepare_features for that day first",
+        )
+
+    def scored_manifest(self, day: str) -> dict[str, Any]:
+        """Path and counts of a day's newest finished scoring.
+
+        Raises:
+            NotFoundError: no run was scored for that day.
+        """
+        return _read(
+            self.runs(day) / "scored.json", f"no scored run for {day}: run score_users first"
+        )
+
+    def champion_artifact(self) -> Path:
+        """Folder of the model in use.
+
+        Raises:
+            NotFoundError: no model was trained yet.
+        """
+        pointer = _read(
+            self.champion, f"no champion in {self.artifacts}: run 'recbole-llm train' first"
+        )
+        return self.artifacts / str(pointer["model_version"])
+
+    def published_days(self) -> dict[str, dict[str, Any]]:
+        """The published run of each day, oldest day first; empty before the first night."""
+        if not self.published.is_file():
+            return {}
+        days: dict[str, dict[str, Any]] = json.loads(self.published.read_text())["days"]
+        return dict(sorted(days.items()))
+
+    def published_run(self, day: str | None) -> dict[str, Any]:
+        """The published run of one day, of the newest day when None.
+
+        Raises:
+            NotFoundError: that day, or any day, was never published; the message names what was.
+        """
+        days = self.published_days()
+        if not days:
+            raise NotFoundError(f"nothing is published in {self.root}: run 'make nightly' first")
+        if day is None:
+            return days[max(days)]
+        if day not in days:
+            raise NotFoundError(
+                f"no table for {day}: {len(days)} days are published, {min(days)} to {max(days)}"
+            )
+        return days[day]
+
+
+def check_day(text: str) -> str:
+    """Return a day as ``YYYY-MM-DD``.
+
+    Raises:
+        ConfigError: the text is no such date.
+    """
+    try:
+        if datetime.date.fromisoformat(text).isoformat() == text:
+            return text
+    except ValueError:
+        pass
+    raise ConfigError(f"a day is written YYYY-MM-DD, as 2024-05-01, got {text!r}")
+
+
+def new_attempt(parent: Path) -> Path:
+    """A path for a new attempt's folder below ``parent``; the folder itself is not made."""
+    return parent / uuid.uuid4().hex[:8]
+
+
+def replace_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(staging, 0o644)
+        os.replace(staging, path)
+    except BaseException:
+        os.unlink(staging)
+        raise
+
+
+def prune_attempts(parent: Path, keep: set[str]) -> int:
+    """Delete the attempt folders below ``parent`` that nobody names.
+
+    Args:
+        keep: folder names to keep.
+    Returns:
+        How many were deleted.
+    """
+    stale = [path for path in parent.iterdir() if path.is_dir() and path.name not in keep]
+    for path in stale:
+        shutil.rmtree(path)
+    return len(stale)
+
+
+def _read(path: Path, absent: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise NotFoundError(absent)
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

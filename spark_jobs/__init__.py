@@ -1,0 +1,1 @@
+"""The nightly Spark jobs: prepare features, score users, publish."""

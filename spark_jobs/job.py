@@ -1,0 +1,81 @@
+"""What the three jobs share: flags, session, and one clear line for a known error."""
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from recbole_llm.errors import RecboleLlmError
+from recbole_llm.warehouse import Warehouse, check_day
+from spark_jobs.config import NightConfig, load_night_config
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job's surroundings."""
+
+    spark: SparkSession
+    warehouse: Warehouse
+    config: NightConfig
+    day: str
+    """The partition, ``YYYY-MM-DD``."""
+
+
+def run_job(name: str, work: Callable[[Job], None], argv: list[str]) -> int:
+    """Parse flags, start Spark, do the work.
+
+    Args:
+        argv: ``--warehouse DIR --config FILE --day YYYY-MM-DD``.
+    Returns:
+        The exit code: 0, or ``exit_code`` of the known error, which is logged as one line. An
+        unknown error is raised with its traceback (exit code 1: the scheduler may try again).
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("py4j").setLevel(logging.WARNING)
+    parser = argparse.ArgumentParser(prog=name)
+    parser.add_argument("--warehouse", required=True, help="root folder of the warehouse")
+    parser.add_argument("--config", required=True, type=Path, help="configs/nightly.yaml")
+    parser.add_argument("--day", required=True, help="the partition, YYYY-MM-DD")
+    args = parser.parse_args(argv)
+    try:
+        day = check_day(args.day)
+        config = load_night_config(args.config)
+        with start_spark(name, config) as spark:
+            work(Job(spark, Warehouse(args.warehouse), config, day))
+    except RecboleLlmError as error:
+        _log.error("%s: %s", type(error).__name__, error)
+        return error.exit_code
+    return 0
+
+
+def start_spark(name: str, config: NightConfig) -> SparkSession:
+    """A session with the settings that results depend on; where it runs is the submitter's choice.
+
+    Without spark-submit it runs on this machine's cores.
+    """
+    builder = SparkSession.builder.appName(name)
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:  # not started by spark-submit
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+        builder = (
+            builder.master("local[2]")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.ui.enabled", "false")
+        )
+    spark = (
+        builder.config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.shuffle.partitions", str(config.partitions))
+        .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.users_per_batch))
+        .config("spark.speculation", "false")
+        # List the raw files of many days on the driver instead of starting a task for each.
+        .config("spark.sql.sources.parallelPartitionDiscovery.threshold", "10000")
+        .getOrCreate()
+    )
+    spark.sparkContext.setLogLevel("ERROR")
+    return spark

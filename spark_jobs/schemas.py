@@ -1,0 +1,72 @@
+"""Columns and schemas of what the jobs read and write; each output ends in one of these."""
+
+import pyarrow as pa
+from pyspark.sql import types as t
+
+REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
+OPTIONAL_EVENT_COLUMNS = ("rating", "event_type")
+EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
+ITEM_COLUMNS = ("item_id", "title", "category", "description")
+
+SEQUENCES = t.StructType(
+    [
+        t.StructField("user_id", t.StringType()),
+        # Oldest first, ties by item id; at most max_history.
+        t.StructField("item_ids", t.ArrayType(t.StringType(), containsNull=True)),
+        # Unix seconds, UTC, in step with item_ids.
+        t.StructField("timestamps", t.ArrayType(t.LongType(), containsNull=True)),
+        t.StructField("n_events", t.LongType()),
+        t.StructField("n_duplicates", t.LongType()),
+    ]
+)
+
+ITEMS = t.StructType(
+    [
+        t.StructField("item_id", t.StringType()),
+        t.StructField("title", t.StringType()),
+        t.StructField("category", t.StringType()),
+        t.StructField("description", t.StringType()),
+        t.StructField("n_events", t.LongType()),
+    ]
+)
+
+QUARANTINE = t.StructType(
+    [
+        t.StructField("ds", t.DateType()),
+        t.StructField("source", t.StringType()),
+        t.StructField("reason", t.StringType()),
+        t.StructField("raw", t.StringType()),
+    ]
+)
+
+RECOMMENDATIONS = t.StructType(
+    [
+        t.StructField("ds", t.DateType()),
+        t.StructField("user_id", t.StringType()),
+        t.StructField("rank", t.ShortType()),
+        t.StructField("item_id", t.StringType()),
+        t.StructField("score", t.FloatType()),
+        t.StructField("reason", t.StringType()),
+        t.StructField("model_version", t.StringType()),
+        t.StructField("run_id", t.StringType()),
+        t.StructField("generated_at", t.TimestampType()),
+    ]
+)
+
+# mapInArrow does not cast: what a worker yields must have exactly these types.
+RECOMMENDATIONS_ARROW = pa.schema(
+    [
+        ("ds", pa.date32()),
+        ("user_id", pa.string()),
+        ("rank", pa.int16()),
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+        ("reason", pa.string()),
+        ("model_version", pa.string()),
+        ("run_id", pa.string()),
+        ("generated_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+REASON_MODEL = "model"
+REASON_POPULAR = "popular"
