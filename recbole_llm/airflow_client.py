@@ -16,6 +16,9 @@ from recbole_llm.errors import NotFoundError, RecboleLlmError
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
+REQUEST_TIMEOUT_S = 90.0
+# The scheduler looks for new assets each second or so; a minute without a run means there is none.
+CREATE_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 15
 # Queueing says nothing about a job; these states do.
 TOLD_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
@@ -62,10 +65,11 @@ class AirflowClient:
 
     def set_pool(self, name: str, slots: int) -> None:
         """Create a pool, or give an existing one this many slots."""
+        settings = {"slots": slots, "include_deferred": False}
         try:
-            self.call("PATCH", f"/pools/{name}?update_mask=slots", {"pool": name, "slots": slots})
+            self.call("PATCH", f"/pools/{name}?update_mask=slots", {"pool": name, **settings})
         except NotFoundError:
-            self.call("POST", "/pools", {"name": name, "slots": slots})
+            self.call("POST", "/pools", {"name": name, **settings})
 
     def trigger(self, dag_id: str, day: str) -> str:
         """Queue a run of one day.
@@ -79,8 +83,12 @@ class AirflowClient:
         return str(run["dag_run_id"])
 
     def unfinished_runs(self) -> list[tuple[str, str]]:
-        """DAG id and run id of every run that is queued or running."""
-        runs = self.call("GET", "/dags/~/dagRuns?state=queued&state=running&limit=100")["dag_runs"]
+        """DAG id and run id of every run that is queued or running, queued ones first."""
+        runs = [
+            run
+            for state in ("queued", "running")
+            for run in self.call("GET", f"/dags/~/dagRuns?state={state}&limit=100")["dag_runs"]
+        ]
         return [(run["dag_id"], run["dag_run_id"]) for run in runs]
 
     def fail_run(self, dag_id: str, run_id: str) -> None:
@@ -97,28 +105,31 @@ class AirflowClient:
             dag_id: the asset-triggered DAG.
             cause_run_id: the finished run that wrote the asset.
             day: the partition that both runs share.
-            timeout_s: how long to wait for Airflow to make the run.
+            timeout_s: how long the run may queue behind others.
         Raises:
-            RecboleLlmError: no such run appeared in time.
+            RecboleLlmError: no such run was made, or it did not leave its queue in time.
         """
-        deadline = time.monotonic() + timeout_s
+        started = time.monotonic()
         others: set[str] = set()
         query = urllib.parse.urlencode(
             {"partition_key_pattern": day, "order_by": "-run_after", "limit": 20}
         )
         while True:
-            for run in self.call("GET", f"/dags/{dag_id}/dagRuns?{query}")["dag_runs"]:
-                run_id = str(run["dag_run_id"])
-                if run["partition_key"] != day or run_id in others:
+            runs = self.call("GET", f"/dags/{dag_id}/dagRuns?{query}")["dag_runs"]
+            runs = [run for run in runs if run["partition_key"] == day]
+            # Airflow 3.3.2 answers 500 when asked for the events of a run that has not started.
+            for run_id in [str(run["dag_run_id"]) for run in runs if run["start_date"]]:
+                if run_id in others:
                     continue
                 events = self.call("GET", f"{_run_path(dag_id, run_id)}/upstreamAssetEvents")
                 if any(e["source_run_id"] == cause_run_id for e in events["asset_events"]):
                     return run_id
                 others.add(run_id)
-            if time.monotonic() > deadline:
+            is_queued = any(run["state"] == "queued" for run in runs)
+            if time.monotonic() - started > (timeout_s if is_queued else CREATE_TIMEOUT_S):
                 raise RecboleLlmError(
-                    f"{dag_id} for {day} was not started within {timeout_s:.0f} s by the asset of"
-                    f" run {cause_run_id}: is the DAG paused?"
+                    f"the asset of run {cause_run_id} did not start {dag_id} for {day}: "
+                    + ("its run is queued" if is_queued else "is the DAG paused?")
                 )
             time.sleep(POLL_S)
 
@@ -177,7 +188,7 @@ class AirflowClient:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Content-Type": "application/json", "Authorization": f"Bearer {self._token}"},
         )
-        with self._opener.open(request, timeout=30) as answer:
+        with self._opener.open(request, timeout=REQUEST_TIMEOUT_S) as answer:
             return json.load(answer)
 
 

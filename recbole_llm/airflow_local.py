@@ -57,6 +57,7 @@ class LocalAirflow:
         home: Path,
         warehouse: Path,
         venv_airflow: Path,
+        *,
         port: int = 8080,
         env: Mapping[str, str] | None = None,
         start_timeout_s: float = 180.0,
@@ -115,6 +116,7 @@ class LocalAirflow:
                     pass_fds=[self._lock.fileno()] if self._lock else [],
                 )
             self._wait_until_ready(began)
+            # Queued ones come first: the end of a running one would start the next.
             for dag_id, run_id in self.client.unfinished_runs():
                 logger.warning("%s: run %s was left unfinished, marked as failed", dag_id, run_id)
                 self.client.fail_run(dag_id, run_id)
@@ -200,6 +202,10 @@ class LocalAirflow:
             "RECBOLE_LLM_VENV": str(venv),
             "AIRFLOW_HOME": str(self.folder),
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark),
+            # SQLite gives up on a lock after 5 s by default; a starting scheduler holds it longer.
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
+                f"sqlite:///{self.folder / 'airflow.db'}?timeout=60"
+            ),
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -273,7 +279,7 @@ def run_night(airflow: LocalAirflow, day: str, timeout_s: float = 6 * 3600.0) ->
     features_run = client.trigger(FEATURES_DAG, day)
     client.pause(FEATURES_DAG, False)
     client.wait(FEATURES_DAG, features_run, timeout_s)
-    run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s=60.0)
+    run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s)
     client.wait(RECOMMENDATIONS_DAG, run, timeout_s)
     logger.info("night of %s is published after %.1f s", day, time.monotonic() - started)
 

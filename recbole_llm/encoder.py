@@ -7,7 +7,7 @@ code from a model's repository is never run.
 
 import hashlib
 import importlib.util
-import logging
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from recbole_llm.configs import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
 
-_log = logging.getLogger(__name__)
 _POOLINGS = ("mean", "lasttoken", "cls")
 
 
@@ -149,13 +148,17 @@ class TextEncoder:
 
     def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
         import torch
-        from sentence_transformers import SentenceTransformer, models
+        from sentence_transformers import SentenceTransformer
+        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+        from transformers.utils import logging as transformers_logging
 
+        if not sys.stderr.isatty():  # its bars are on by default, logs included
+            transformers_logging.disable_progress_bar()
         folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
         on_cpu = device == "cpu"
         dtype = torch.float32 if on_cpu else getattr(torch, spec.dtype)
         model_kwargs: dict[str, Any] = {**gguf, "dtype": dtype, "use_safetensors": True}
-        transformer = models.Transformer(
+        transformer = Transformer(
             str(folder),
             max_seq_length=spec.max_tokens,
             model_kwargs=model_kwargs,
@@ -164,7 +167,7 @@ class TextEncoder:
         )
         if transformer.tokenizer.pad_token is None:  # decoder LLMs often have none
             transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-        pooling = models.Pooling(transformer.get_embedding_dimension(), spec.pooling)
+        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling)
         self._model = SentenceTransformer(modules=[transformer, pooling], device=device)
         self._batch_size = spec.batch_size
 

@@ -55,8 +55,8 @@ def encode_cached(
             encoder = load(path, spec, device)
             known.update(_encode_missing(database, encoder, missing))
     _log.info(
-        "text vectors: %d items, %d cached, %d encoded by %s in %.1f s",
-        len(texts), len(set(keys)) - len(missing), len(missing), spec.model,
+        "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
+        len(set(keys)), len(set(keys)) - len(missing), len(missing), spec.model,
         time.monotonic() - started,
     )  # fmt: skip
     return np.stack([known[key] for key in keys])

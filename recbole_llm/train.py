@@ -167,7 +167,7 @@ def build_config(
             raise ConfigError(f"no config file at {file}")
     try:
         get_model(model)
-    except (ValueError, ModuleNotFoundError):
+    except (ValueError, ModuleNotFoundError, AttributeError):
         raise ConfigError(
             f"no model named {model!r}: neither LLMSeqRec nor one of RecBole's (names are "
             "case-sensitive, as SASRec)"
@@ -218,7 +218,7 @@ def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     parts = dataset.build()
     samplers = create_samplers(config, dataset, parts)
     train, valid, test = (
-        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train")
+        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
         for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True)
     )
     return dataset, (train, valid, test)

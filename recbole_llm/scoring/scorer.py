@@ -136,7 +136,7 @@ class Scorer:
     def _rank(
         self, states: Tensor, seen: list[list[int]] | None, k: int, allowed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """(B, K) scores and item rows, best first; of equal scores the lower row comes first."""
+        """(B, K) scores and item rows, best first; equal scores come in no promised order."""
         best_scores = states.new_full((len(states), 0), 0.0)
         best_rows = torch.zeros(len(states), 0, dtype=torch.int64, device=self.device)
         users, items = _pairs(seen, self.device)
@@ -148,12 +148,10 @@ class Scorer:
             inside = (items >= start) & (items < start + len(block))
             scores[users[inside], items[inside] - start] = -torch.inf
             top, index = scores.topk(min(k, len(block)), dim=1)
-            best_scores = torch.cat([best_scores, top], dim=1)
             best_rows = torch.cat([best_rows, index + start], dim=1)
-            by_row = best_rows.argsort(dim=1, stable=True)
-            best_scores, best_rows = best_scores.gather(1, by_row), best_rows.gather(1, by_row)
-            order = best_scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-            best_scores, best_rows = best_scores.gather(1, order), best_rows.gather(1, order)
+            best_scores = torch.cat([best_scores, top], dim=1)
+            best_scores, order = best_scores.topk(min(k, best_scores.shape[1]), dim=1)
+            best_rows = best_rows.gather(1, order)
         return best_scores, best_rows
 
 

@@ -1,0 +1,113 @@
+"""Fixtures that several folders of tests share."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.scoring import write_artifact
+from recbole_llm.warehouse import Warehouse, replace_json
+from tests.data import CYCLE, random_artifact, write_events
+
+HOME = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _quiet_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """RecBole takes ``--key=value`` from any command line and writes logs where it runs."""
+    monkeypatch.setattr(sys, "argv", ["tests"])
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random models of real architectures, saved as any Hugging Face model is.
+
+    ``bert`` is a sentence encoder's; ``qwen3`` is that of configs/encoder/qwen3-embedding-0.6b.
+    """
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import (
+        BertConfig,
+        BertModel,
+        PreTrainedTokenizerFast,
+        Qwen3Config,
+        Qwen3Model,
+    )
+
+    words = [*"[PAD] [UNK] Film film of the cycle A a nobody has met".split(), *CYCLE]
+    backend = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    sizes: dict[str, Any] = {
+        "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 32,
+    }  # fmt: skip
+    root = tmp_path_factory.mktemp("encoders")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        built = {
+            "bert": BertModel(BertConfig(**sizes)),
+            "qwen3": Qwen3Model(Qwen3Config(**sizes, num_key_value_heads=2, head_dim=8)),
+        }
+    for name, model in built.items():
+        model.save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return {name: root / name for name in built}
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[Any]:
+    """One real Spark session on two cores for all tests."""
+    from spark_jobs.config import load_night_config
+    from spark_jobs.job import start_spark
+
+    session = start_spark("tests", load_night_config(HOME / "configs" / "nightly.yaml"))
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def small_night_config(tmp_path: Path) -> Path:
+    """Settings of a night for the small warehouse."""
+    text = (HOME / "configs" / "nightly.yaml").read_text().replace("k: 20 ", "k: 3 ")
+    path = tmp_path / "nightly.yaml"
+    path.write_text(text.replace("partitions: 4 ", "partitions: 2 "))
+    return path
+
+
+@pytest.fixture
+def small_warehouse(tmp_path: Path) -> Path:
+    """Three days of raw events, a catalogue of 20 items and a champion that knows 19 of them."""
+    return make_small_warehouse(tmp_path / "warehouse")
+
+
+def make_small_warehouse(root: Path) -> Path:
+    warehouse = Warehouse(root)
+    items = [f"i{n}" for n in range(20)]
+    noon = 1_714_564_800  # 2024-05-01T12:00:00Z
+    for offset, day in enumerate(("2024-05-01", "2024-05-02", "2024-05-03")):
+        rows: list[dict[str, object] | str] = [
+            {
+                "user_id": f"u{user}",
+                "item_id": items[(user + 4 * offset + step) % 20],
+                "timestamp": noon + 86_400 * offset + 60 * step,
+            }
+            for user in range(10)
+            for step in range(4)
+        ]
+        rows += ["{broken", {"user_id": "new", "item_id": "unheard", "timestamp": noon}]
+        write_events(warehouse.raw_events, day, rows)
+    warehouse.raw_items.mkdir(parents=True)
+    lines = [f'{{"item_id": "{item}", "title": "Title of {item}"}}\n' for item in items]
+    (warehouse.raw_items / "items.jsonl").write_text("".join(lines))
+    artifact = write_artifact(random_artifact(items[:19]), warehouse.artifacts)
+    replace_json(
+        warehouse.champion,
+        {"model_version": artifact.name, "metrics": {"test": {"ndcg@10": 0.1}}},
+    )
+    return root

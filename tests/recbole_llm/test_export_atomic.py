@@ -1,0 +1,38 @@
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from recbole_llm.errors import DataError
+from recbole_llm.export_atomic import export_atomic
+
+
+def _features(folder: Path, user: str = "u") -> Path:
+    for name in ("sequences", "items"):
+        (folder / name).mkdir(parents=True)
+    with duckdb.connect() as database:
+        database.execute(
+            f"COPY (SELECT * FROM (VALUES ('{user}', ['b', 'a', 'c'], [7, 7, 9]), ('empty', [], []))"
+            f" AS t(user_id, item_ids, timestamps)) TO '{folder}/sequences/0.parquet'"
+        )
+        database.execute(
+            "COPY (SELECT * FROM (VALUES ('b', ' Heat\t2 \"x', 'Crime', ''), ('a', 'Émile', '', ''))"
+            f" AS t(item_id, title, category, description)) TO '{folder}/items/0.parquet'"
+        )
+    return folder
+
+
+def test_files_keep_order_and_text(tmp_path: Path) -> None:
+    folder = export_atomic(_features(tmp_path / "f"), "night", tmp_path)
+    assert (folder / "night.inter").read_text() == (
+        "user_id:token\titem_id:token\ttimestamp:float\nu\tb\t7\nu\ta\t7\nu\tc\t9\n"
+    )
+    assert (folder / "night.item").read_text(encoding="utf-8") == (
+        "item_id:token\ttitle:token_seq\tcategory:token_seq\tdescription:token_seq\n"
+        'a\tÉmile\t\t\nb\tHeat 2 "x\tCrime\t\n'
+    )
+
+
+def test_an_id_that_recbole_would_misread(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="ids with a tab, line break or double quote .*'u\"1'"):
+        export_atomic(_features(tmp_path / "f", user='u"1'), "night", tmp_path)

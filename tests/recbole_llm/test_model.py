@@ -1,0 +1,135 @@
+"""What must hold of the model, proved on a network with random weights."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from recbole.data.interaction import Interaction
+
+from recbole_llm.export import export_artifact
+from recbole_llm.model import LLMSeqRec
+from recbole_llm.scoring import load_scorer
+from recbole_llm.train import build_config, build_data, train
+from tests.data import CYCLE, walk, write_cycle
+
+_SMALL = {
+    "hidden_size": 16, "n_layers": 2, "n_heads": 2, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 6,
+    "hidden_dropout_prob": 0.1, "attn_dropout_prob": 0.1, "train_batch_size": 16,
+    "learning_rate": 0.01, "epochs": 25, "initializer_range": 0.2,
+}  # fmt: skip
+
+
+@pytest.fixture(params=["id", "text", "id+text"])
+def settings(
+    request: pytest.FixtureRequest, tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> dict[str, Any]:
+    write_cycle(tmp_path)
+    return {
+        **_SMALL,
+        "data_path": str(tmp_path),
+        "item_repr": request.param,
+        "encoder": str(tiny_encoders["bert"]),
+        "text_cache": str(tmp_path / "cache.sqlite"),
+    }
+
+
+@pytest.fixture(params=["dot", "cosine"])
+def model(request: pytest.FixtureRequest, settings: dict[str, Any]) -> LLMSeqRec:
+    config = build_config("LLMSeqRec", "cycle", None, {**settings, "score": request.param})
+    dataset, _ = build_data(config)
+    torch.manual_seed(0)
+    return LLMSeqRec(config, dataset).eval()
+
+
+def _interaction(model: LLMSeqRec, sequences: list[list[int]], targets: list[int]) -> Interaction:
+    item_seq = torch.zeros(len(sequences), model.max_seq_length, dtype=torch.int64)
+    for row, sequence in enumerate(sequences):
+        item_seq[row, : len(sequence)] = torch.tensor(sequence)
+    return Interaction(
+        {
+            "item_id_list": item_seq,
+            "item_length": torch.tensor([len(sequence) for sequence in sequences]),
+            "item_id": torch.tensor(targets),
+        }
+    )
+
+
+@torch.no_grad()
+def test_a_later_item_never_changes_an_earlier_state(model: LLMSeqRec) -> None:
+    items = model.item_matrix()
+    one, other = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[1, 2, 3, 9, 8, 7]])
+    states, others = (model.sequence_encoder(items[seq]) for seq in (one, other))
+    torch.testing.assert_close(states[:, :3], others[:, :3])
+    assert (states[:, 3] - others[:, 3]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_padding_changes_nothing(model: LLMSeqRec) -> None:
+    long = _interaction(model, [[1, 2, 3], [4, 5, 6, 7, 8, 9]], [1, 1])
+    items = model.item_matrix()
+    alone = model.sequence_encoder(items[torch.tensor([[1, 2, 3]])])[:, -1]
+    torch.testing.assert_close(
+        model(long["item_id_list"], long["item_length"])[0], alone[0], atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_predict_is_a_column_of_full_sort_predict(model: LLMSeqRec) -> None:
+    batch = _interaction(model, [[1, 2], [3], [5, 4, 3, 2, 1, 6]], [7, 1, 12])
+    every = model.full_sort_predict(batch)
+    assert every.shape == (3, model.n_items)
+    # One dot product a row against a matrix product: float32 sums in another order.
+    torch.testing.assert_close(
+        model.predict(batch), every[torch.arange(3), batch["item_id"]], atol=1e-5, rtol=1e-5
+    )
+
+
+@torch.no_grad()
+def test_an_item_nobody_met_has_a_finite_score_of_its_own(model: LLMSeqRec) -> None:
+    scores = model.full_sort_predict(_interaction(model, [[1, 2]], [1]))[0]
+    assert model.n_items == len(CYCLE) + 2  # padding and the cold item
+    assert torch.isfinite(scores).all()
+    assert len(scores[1:].unique()) == model.n_items - 1
+
+
+def test_loss_is_cross_entropy_at_every_position(model: LLMSeqRec) -> None:
+    batch = _interaction(model, [[1, 2, 3], [4]], [5, 6])
+    loss = model.calculate_loss(batch)
+    prefixes = _interaction(model, [[1], [1, 2], [1, 2, 3], [4]], [2, 3, 5, 6])
+    logits = model.full_sort_predict(prefixes)[:, 1:]
+    expected = torch.nn.functional.cross_entropy(logits, prefixes["item_id"] - 1)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_learns_the_cycle_repeats_by_seed_and_exports(settings: dict[str, Any]) -> None:
+    first = train("LLMSeqRec", "cycle", None, settings)
+    # The next item on the cycle is certain; popularity alone gives about 1 in 12.
+    assert first.test_result["mrr@10"] > 0.95
+    again = train("LLMSeqRec", "cycle", None, settings)
+    assert again.artifact == first.artifact  # named by content: every weight is the same
+    other = train("LLMSeqRec", "cycle", None, {**settings, "seed": 7})
+    assert other.artifact != first.artifact
+
+
+def test_exported_scorer_ranks_as_the_model_in_recbole(
+    model: LLMSeqRec, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    config = build_config(
+        "LLMSeqRec", "cycle", None, {**settings, "score": model.sequence_config.score}
+    )
+    dataset, _ = build_data(config)
+    path = export_artifact(model, dataset, config, {}, tmp_path / "artifacts")
+    tokens = dataset.item_tokens()
+    sequences = [walk(start, 1 + start) for start in range(9)]  # some longer than the model reads
+    ids = [[tokens.index(item) for item in sequence][-6:] for sequence in sequences]
+    with torch.no_grad():
+        scores = model.full_sort_predict(_interaction(model, ids, [1] * len(ids)))
+    scores[:, 0] = -torch.inf
+    values, rows = scores.topk(5)
+    top = load_scorer(path).top_k(sequences, 5, exclude_seen=False)
+    assert top.item_ids == [[tokens[row] for row in line] for line in rows.tolist()]
+    torch.testing.assert_close(
+        torch.tensor([list(line) for line in top.scores]), values, atol=1e-5, rtol=1e-5
+    )

@@ -1,0 +1,58 @@
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from recbole_llm import text_cache
+from recbole_llm.encoder import EncoderSpec, TextEncoder
+from recbole_llm.text_cache import encode_cached
+
+TEXTS = ["film", "a film", "film", "the cycle of film"]
+
+
+class _Counting(TextEncoder):
+    calls: list[list[str]]
+
+    def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
+        super().__init__(path, spec, device)
+        _Counting.calls = []
+
+    def encode(self, texts: list[str]):  # type: ignore[no-untyped-def]
+        _Counting.calls.append(texts)
+        return super().encode(texts)
+
+
+def test_nothing_is_encoded_twice(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:
+    spec, cache = EncoderSpec(str(tiny_encoders["bert"])), tmp_path / "deep" / "cache.sqlite"
+    first = encode_cached(TEXTS, spec, cache, "cpu", _Counting)
+    assert _Counting.calls == [["film", "a film", "the cycle of film"]]
+    np.testing.assert_array_equal(first[0], first[2])
+    again = encode_cached([*TEXTS[::-1], "new"], spec, cache, "cpu", _Counting)
+    assert _Counting.calls == [["new"]]
+    np.testing.assert_array_equal(again[:4], first[::-1])
+
+
+def test_encoders_do_not_share_vectors(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:
+    cache = tmp_path / "cache.sqlite"
+    bert = encode_cached(["film"], EncoderSpec(str(tiny_encoders["bert"])), cache, "cpu")
+    qwen = encode_cached(["film"], EncoderSpec(str(tiny_encoders["qwen3"])), cache, "cpu")
+    assert not np.allclose(bert, qwen)
+
+
+def test_a_killed_run_keeps_what_it_had(
+    tiny_encoders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_cache, "_CHUNK", 1)
+    spec, cache = EncoderSpec(str(tiny_encoders["bert"])), tmp_path / "cache.sqlite"
+
+    class Dying(TextEncoder):
+        def encode(self, texts: list[str]):  # type: ignore[no-untyped-def]
+            if texts == ["the cycle of film"]:
+                raise KeyboardInterrupt
+            return super().encode(texts)
+
+    with pytest.raises(KeyboardInterrupt):
+        encode_cached(TEXTS, spec, cache, "cpu", Dying)
+    with sqlite3.connect(cache) as database:
+        assert database.execute("SELECT count(*) FROM vectors").fetchone() == (2,)

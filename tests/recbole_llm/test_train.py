@@ -1,0 +1,84 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.errors import ConfigError, DataError
+from recbole_llm.scoring import load_artifact
+from recbole_llm.train import build_config, build_data, train
+from tests.data import write_cycle
+
+_SMALL: dict[str, Any] = {
+    "item_repr": "id", "hidden_size": 16, "n_layers": 1, "inner_size": 16, "epochs": 12,
+    "learning_rate": 0.02, "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 16,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    settings = {**_SMALL, "data_path": str(tmp_path), "artifact_dir": str(tmp_path / "artifacts")}
+    result = train("LLMSeqRec", "cycle", None, settings, nproc=2)
+    assert result.test_result["mrr@10"] > 0.8
+    assert result.artifact is not None
+    assert load_artifact(result.artifact).metadata["metrics"]["test"] == result.test_result
+
+
+@pytest.mark.slow
+def test_a_bad_setting_in_two_processes_is_told_once(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    with pytest.raises(ConfigError, match="n_heads"):
+        train("LLMSeqRec", "cycle", None, {"data_path": str(tmp_path), "n_heads": 0}, nproc=2)
+    with pytest.raises(ConfigError, match="on CPUs works for LLMSeqRec alone"):
+        train("SASRec", "cycle", None, {"data_path": str(tmp_path)}, nproc=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec"])
+def test_recboles_own_models_run_by_the_same_call(tmp_path: Path, model: str) -> None:
+    write_cycle(tmp_path)
+    settings = {
+        "data_path": str(tmp_path), "MAX_ITEM_LIST_LENGTH": 5, "hidden_size": 16,
+        "inner_size": 16, "epochs": 3,
+    }  # fmt: skip
+    result = train(model, "cycle", None, settings)
+    assert set(result.test_result) == {"recall@10", "mrr@10", "ndcg@10", "hit@10", "precision@10"}
+    assert result.artifact is None
+    assert not (tmp_path / "saved").exists() or not list((tmp_path / "saved").iterdir())
+
+
+def test_ml_100k_comes_from_recboles_wheel_or_from_data_path(tmp_path: Path) -> None:
+    assert build_config("LLMSeqRec", "ml-100k")["data_path"].endswith("dataset_example/ml-100k")
+    own = write_cycle(tmp_path, "ml-100k")
+    config = build_config("LLMSeqRec", "ml-100k", None, {"data_path": str(tmp_path)})
+    assert config["data_path"] == str(own)
+
+
+def test_saved_pickles_are_not_read(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    (tmp_path / "saved").mkdir()
+    marker = tmp_path / "ran"
+    for name in ("cycle-LLMSeqRecDataset.pth", "cycle-for-LLMSeqRec-dataloader.pth"):
+        planted = f"cos\nsystem\n(S'touch {marker}'\ntR.".encode()
+        (tmp_path / "saved" / name).write_bytes(planted)
+    build_data(build_config("LLMSeqRec", "cycle", None, {**_SMALL, "data_path": str(tmp_path)}))
+    assert not marker.exists()
+
+
+def test_bad_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no model named 'SasRec': neither LLMSeqRec nor"):
+        build_config("SasRec", "ml-100k")
+    with pytest.raises(DataError, match=r"no data set 'nope': expected .*nope/nope.inter"):
+        build_config("LLMSeqRec", "nope", None, {"data_path": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"no config file at missing.yaml"):
+        build_config("LLMSeqRec", "ml-100k", ["missing.yaml"])
+
+
+def test_an_encoder_that_is_not_there_stops_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    write_cycle(tmp_path)
+    settings = {**_SMALL, "data_path": str(tmp_path), "item_repr": "text", "encoder": "no/model"}
+    with pytest.raises(ConfigError, match="encoder 'no/model' not found"):
+        train("LLMSeqRec", "cycle", None, settings)

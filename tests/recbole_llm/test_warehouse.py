@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.warehouse import Warehouse, check_day, prune_attempts, replace_json
+
+
+@pytest.mark.parametrize("text", ["2024-5-1", "2024-02-30", "today", "", "20240501", "2024-05-01x"])
+def test_a_day_is_a_date(text: str) -> None:
+    assert check_day("2024-05-01") == "2024-05-01"
+    with pytest.raises(ConfigError, match="YYYY-MM-DD"):
+        check_day(text)
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "pointer.json"
+    replace_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        replace_json(path, {"a": object()})  # fails half-way through writing
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in path.parent.iterdir()] == ["pointer.json"]
+
+
+def test_prune_keeps_what_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "manifest.json").write_text("{}")
+    assert prune_attempts(tmp_path, {"b"}) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["b", "manifest.json"]
+
+
+def test_what_is_absent_is_told_with_what_to_do(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    with pytest.raises(NotFoundError, match="no features for 2024-05-01: run prepare_features"):
+        warehouse.features_manifest("2024-05-01")
+    with pytest.raises(NotFoundError, match="no champion in"):
+        warehouse.champion_artifact()
+    with pytest.raises(NotFoundError, match="nothing is published"):
+        warehouse.published_run(None)
+
+
+def test_the_latest_day_is_the_newest_not_the_last_written(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    days = {"2024-05-02": {"path": "b"}, "2024-05-01": {"path": "a"}}
+    replace_json(warehouse.published, {"days": days})
+    assert warehouse.published_run(None) == {"path": "b"}
+    assert warehouse.published_run("2024-05-01") == {"path": "a"}
+    with pytest.raises(NotFoundError, match="2 days are published, 2024-05-01 to 2024-05-02"):
+        warehouse.published_run("2024-06-01")
