@@ -82,19 +82,6 @@ class AirflowClient:
         )
         return str(run["dag_run_id"])
 
-    def unfinished_runs(self) -> list[tuple[str, str]]:
-        """DAG id and run id of every run that is queued or running, queued ones first."""
-        runs = [
-            run
-            for state in ("queued", "running")
-            for run in self.call("GET", f"/dags/~/dagRuns?state={state}&limit=100")["dag_runs"]
-        ]
-        return [(run["dag_id"], run["dag_run_id"]) for run in runs]
-
-    def fail_run(self, dag_id: str, run_id: str) -> None:
-        """Mark a run as failed, with the tasks that it has not finished."""
-        self.call("PATCH", _run_path(dag_id, run_id), {"state": "failed"})
-
     def caused_run(self, dag_id: str, cause_run_id: str, day: str, timeout_s: float) -> str:
         """Find the run that another run's asset started.
 

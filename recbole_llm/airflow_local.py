@@ -16,6 +16,7 @@ import os
 import secrets
 import signal
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.error
@@ -34,6 +35,9 @@ RECOMMENDATIONS_DAG = "nightly_recommendations"
 DAGS = (FEATURES_DAG, RECOMMENDATIONS_DAG, "weekly_training")
 SPARK_POOL = "nightly_spark"
 USER = "admin"
+UNFINISHED_STATES = (
+    "queued", "scheduled", "running", "restarting", "deferred", "up_for_retry", "up_for_reschedule",
+)  # fmt: skip
 POLL_S = 0.3
 STOP_GRACE_S = 15.0
 LOG_TAIL_LINES = 20
@@ -67,6 +71,7 @@ class LocalAirflow:
         self.venv_airflow = venv_airflow.absolute()
         self.folder = self.warehouse / "airflow"
         self.log = self.folder / "standalone.log"
+        self.database = self.folder / "airflow.db"
         self.passwords = self.folder / "simple_auth_manager_passwords.json.generated"
         self.port = port
         self.url = f"http://127.0.0.1:{port}"
@@ -86,8 +91,7 @@ class LocalAirflow:
     def start(self) -> None:
         """Start Airflow and return when it can run a night.
 
-        Runs that an earlier, killed Airflow of this warehouse left behind are marked as failed;
-        with one active run at a time, a new run would wait for them.
+        Runs that an earlier, killed Airflow of this warehouse left unfinished are marked as failed.
 
         Raises:
             ConfigError: no Airflow is installed, the port is taken, or an Airflow of this warehouse
@@ -100,6 +104,7 @@ class LocalAirflow:
         self._take_lock()
         try:
             _check_port(self.port)
+            self._fail_leftovers()
             started = time.monotonic()
             began = datetime.datetime.now(datetime.UTC)
             with self.log.open("wb") as log:
@@ -116,10 +121,6 @@ class LocalAirflow:
                     pass_fds=[self._lock.fileno()] if self._lock else [],
                 )
             self._wait_until_ready(began)
-            # Queued ones come first: the end of a running one would start the next.
-            for dag_id, run_id in self.client.unfinished_runs():
-                logger.warning("%s: run %s was left unfinished, marked as failed", dag_id, run_id)
-                self.client.fail_run(dag_id, run_id)
             self.client.set_pool(SPARK_POOL, slots=1)
         except BaseException:
             self.stop()
@@ -169,11 +170,30 @@ class LocalAirflow:
             self._lock.close()
             self._lock = None
             raise ConfigError(
-                f"an Airflow of {self.warehouse} runs already, at {where}: stop it first"
+                f"an Airflow of {self.warehouse} runs already, {where}: stop it first"
             ) from None
-        self._lock.truncate(0)
-        self._lock.write(self.url)
-        self._lock.flush()
+        self._write_lock(f"at {self.url}")
+
+    def _fail_leftovers(self) -> None:
+        """Mark as failed what a killed Airflow left unfinished.
+
+        A new run would wait for an old one, and a task that nobody runs any more would hold the
+        pool's only slot. By REST this would race with the scheduler, which takes up old runs as
+        soon as it starts; so it is done before, in the database that nobody else has open.
+        """
+        if not self.database.is_file():
+            return
+        with contextlib.closing(sqlite3.connect(self.database, timeout=60)) as database, database:
+            for table in ("task_instance", "dag_run"):
+                try:
+                    states = ", ".join(f"'{state}'" for state in UNFINISHED_STATES)
+                    found = database.execute(
+                        f"UPDATE {table} SET state = 'failed' WHERE state IN ({states})"
+                    ).rowcount
+                except sqlite3.OperationalError:
+                    return  # the first start was cut off before the tables were made
+                if found:
+                    logger.warning("%d unfinished rows of %s marked as failed", found, table)
 
     def _environment(self) -> dict[str, str]:
         # Settings of another Airflow, and modules of this environment, must not leak in.
@@ -203,9 +223,7 @@ class LocalAirflow:
             "AIRFLOW_HOME": str(self.folder),
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark),
             # SQLite gives up on a lock after 5 s by default; a starting scheduler holds it longer.
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": (
-                f"sqlite:///{self.folder / 'airflow.db'}?timeout=60"
-            ),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{self.database}?timeout=60",
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.home / "dags"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

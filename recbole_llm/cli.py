@@ -8,10 +8,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from recbole_llm.configs import config_path
 from recbole_llm.errors import RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
+
+if TYPE_CHECKING:
+    from recbole_llm.airflow_local import LocalAirflow
 
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
@@ -53,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     run.epilog = "Any key of RecBole or LLMSeqRec is a flag: --key=value."
 
     add("feed", _feed)
+    nightly = add("nightly", _nightly)
+    airflow = add("airflow", _airflow)
+    for sub in (nightly, airflow):
+        sub.add_argument("--port", type=int, default=8080, help="port of Airflow's page and API")
     train = add("train", _train)
     train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
     lookup = add("lookup", _lookup)
@@ -62,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
-    for sub in (train, lookup):
+    for sub in (nightly, train, lookup):
         sub.add_argument("--day", type=check_day, help="the day, YYYY-MM-DD")
     train.add_argument(
         "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
@@ -92,16 +100,49 @@ def _feed(args: argparse.Namespace) -> None:
     write_feed(args.warehouse)
 
 
+def _nightly(args: argparse.Namespace) -> None:
+    """Run a day's night through Airflow, from raw events to the published table."""
+    from recbole_llm.airflow_local import run_night
+    from recbole_llm.feed import write_feed
+    from recbole_llm.query import latest_user
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    if not args.warehouse.raw_events.exists():
+        write_feed(args.warehouse)
+    args.day = args.warehouse.raw_day(args.day)
+    with _local_airflow(args) as airflow:
+        run_night(airflow, args.day)
+    args.user, args.k, args.json = latest_user(args.warehouse, args.day), 10, False
+    _lookup(args)
+
+
+def _airflow(args: argparse.Namespace) -> None:
+    """Start Airflow with the DAGs loaded, until Ctrl-C."""
+    from recbole_llm.airflow_local import serve
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    with _local_airflow(args) as airflow:
+        serve(airflow)
+
+
+def _local_airflow(args: argparse.Namespace) -> "LocalAirflow":
+    from recbole_llm.airflow_local import LocalAirflow
+
+    home = Path(__file__).parent.parent
+    return LocalAirflow(home, args.warehouse.root, home / ".venv-airflow", port=args.port)
+
+
 def _train(args: argparse.Namespace) -> None:
     """Train the champion on a day's features."""
     from recbole_llm.champion import train_champion
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     config = args.config.absolute()
+    day = args.day or args.warehouse.raw_day(None)
     args.warehouse.training.mkdir(parents=True, exist_ok=True)
     os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
     sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
-    train_champion(args.warehouse, config, args.day, args.if_none)
+    train_champion(args.warehouse, config, day, args.if_none)
 
 
 def _lookup(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ training rows to windows, and cuts a batch's sequences out of one flat array whe
 """
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class LLMSeqRecDataset(SequentialDataset):  # type: ignore[misc]
         item_table: text columns of the ``.item`` file by external item id; None without the file.
     """
 
+    inter_feat: Any  # a DataFrame while loading, an Interaction afterwards
+
     def __init__(self, config: Config) -> None:
         if config["benchmark_filename"] is not None:
             raise DataError(
@@ -61,8 +64,6 @@ class LLMSeqRecDataset(SequentialDataset):  # type: ignore[misc]
         """Load the ``.item`` file as text, and from it only the ids into RecBole's features."""
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
-        from pathlib import Path
-
         config = self.config
         self.item_table = read_item_file(
             Path(filepath), self.iid_field, config["field_separator"], config["encoding"] or "utf-8"
@@ -184,7 +185,7 @@ class LLMSeqRecDataset(SequentialDataset):  # type: ignore[misc]
         ends = np.flatnonzero(is_last)[np.cumsum(np.r_[0, is_last[:-1]])]
         steps_back = ends - np.arange(len(users))
         keep = order[steps_back % self.max_item_list_len == 0]
-        windows = self.copy(self.inter_feat[np.sort(keep)])
+        windows: LLMSeqRecDataset = self.copy(self.inter_feat[np.sort(keep)])
         windows._split_rows = self.inter_feat
         return windows
 

@@ -57,7 +57,7 @@ def find_encoder(name: str) -> EncoderSpec:
         ConfigError: a file in ``configs/encoder/`` has an unknown or a bad value.
     """
     path = Path(name) if name.endswith(".yaml") else config_path("encoder", name)
-    if "/" in name and not name.endswith(".yaml") or not path.is_file():
+    if ("/" in name and not name.endswith(".yaml")) or not path.is_file():
         return EncoderSpec(model=name)
     content = load_yaml(path)
     known = {field.name for field in fields(EncoderSpec)}
@@ -153,7 +153,7 @@ class TextEncoder:
         from transformers.utils import logging as transformers_logging
 
         if not sys.stderr.isatty():  # its bars are on by default, logs included
-            transformers_logging.disable_progress_bar()
+            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
         on_cpu = device == "cpu"
         dtype = torch.float32 if on_cpu else getattr(torch, spec.dtype)

@@ -34,7 +34,9 @@ def write_feed(warehouse: Warehouse, last_day: datetime.date = LAST_DAY) -> tupl
     if warehouse.raw_events.exists():
         raise DataError(f"{warehouse.raw_events} holds events already; the feed does not touch it")
     source = _recbole_example()
-    events = sorted(_read_events(source / "ml-100k.inter"), key=lambda e: (e["timestamp"], e["user_id"]))
+    events = sorted(
+        _read_events(source / "ml-100k.inter"), key=lambda e: (e["timestamp"], e["user_id"])
+    )
     shift = (last_day - _day(events[-1]["timestamp"])).days * _SECONDS_A_DAY
     by_day: dict[datetime.date, list[str]] = {}
     for event in events:

@@ -33,7 +33,9 @@ def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -
     for column in table.columns:
         field, _, kind = column.partition(":")
         if not kind:
-            raise DataError(f"column {column!r} in {path} has no type; write it as '{column}:token'")
+            raise DataError(
+                f"column {column!r} in {path} has no type; write it as '{column}:token'"
+            )
         if kind.startswith("token"):
             names[column] = field
     table = table[list(names)].rename(columns=names).fillna("")

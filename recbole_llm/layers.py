@@ -4,6 +4,7 @@ Sizes: B sequences, L items in a sequence, H hidden size, E text-vector width, V
 the padding row 0. Sequences run oldest to newest and are right-padded with 0.
 """
 
+import math
 from dataclasses import dataclass
 from typing import cast
 
@@ -116,7 +117,7 @@ class SequenceEncoder(nn.Module):
                 norm_first=True,
             )
             block.self_attn.dropout = config.attn_dropout_prob
-            block.dropout = nn.Identity()  # SASRec drops after the feed-forward, not inside it
+            block.dropout.p = 0.0  # SASRec drops after the feed-forward, not inside it
             self.blocks.append(block)
         self.output_norm = nn.LayerNorm(size, eps=eps)
         self._initialise(config.initializer_range)
@@ -173,4 +174,5 @@ def score_vectors(vectors: Tensor, config: SequenceConfig) -> Tensor:
     """
     if config.score == "dot":
         return vectors
-    return functional.normalize(vectors, dim=-1) / config.temperature**0.5
+    unit: Tensor = functional.normalize(vectors, dim=-1)
+    return unit / math.sqrt(config.temperature)

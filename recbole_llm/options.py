@@ -93,7 +93,9 @@ def model_options(config: Config) -> ModelOptions:
     Raises:
         ConfigError: a value of the wrong type or out of range; the message names the key.
     """
-    _check(config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text")
+    _check(
+        config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text"
+    )
     _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")

@@ -140,6 +140,20 @@ def lookup(
     )  # fmt: skip
 
 
+def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
+    """The user with the newest event behind a published table; of several the first by id."""
+    run = warehouse.published_run(day)
+    sequences = f"{warehouse.root / run['features_path']}/sequences/*.parquet"
+    with duckdb.connect() as database:
+        row = database.execute(
+            "SELECT user_id FROM read_parquet($sequences) "
+            "ORDER BY list_max(timestamps) DESC NULLS LAST, user_id LIMIT 1",
+            {"sequences": sequences},
+        ).fetchone()
+    assert row is not None
+    return str(row[0])
+
+
 def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
     database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
 

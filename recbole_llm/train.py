@@ -20,6 +20,8 @@ from recbole.config import Config
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import ModelType, get_environment, get_model, get_trainer, init_logger, init_seed
 from torch import Tensor, nn
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import spawn
 
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
@@ -64,11 +66,11 @@ def train(
     """
     if nproc == 1:
         return _train_process(model, dataset, config_file_list, config_dict, rank=None)
-    context = torch.multiprocessing.get_context("spawn")
+    context = get_context("spawn")
     queue = context.SimpleQueue()
     address = f"tcp://localhost:{port or _free_port()}"
     arguments = (model, dataset, config_file_list, config_dict, nproc, address, queue)
-    torch.multiprocessing.spawn(_worker, args=arguments, nprocs=nproc)
+    spawn(_worker, args=arguments, nprocs=nproc)  # type: ignore[no-untyped-call]
     outcome = queue.get()
     if isinstance(outcome, RecboleLlmError):
         raise outcome
@@ -134,8 +136,10 @@ def _train_process(
     test_result = trainer.evaluate(
         loaders[2], load_best_model=False, show_progress=config["show_progress"]
     )
-    logging.getLogger().info("The running environment of this training is as follows:\n"
-                             + get_environment(config).draw())  # fmt: skip
+    environment = get_environment(config).draw()
+    logging.getLogger().info(
+        f"The running environment of this training is as follows:\n{environment}"
+    )
     logging.getLogger().info(f"best valid : {valid_result}")
     logging.getLogger().info(f"test result: {test_result}")
     artifact = None
@@ -153,10 +157,10 @@ def build_config(
 ) -> Config:
     """RecBole's config with our defaults in it, checked.
 
-    It differs from ``Config(...)`` in five things: a sequential model loads the time; ml-100k is taken from ``data_path`` where that
-    holds it and from RecBole's wheel otherwise; a cross-entropy model gets no negative sampling
-    unless it was asked for; progress bars are drawn on a terminal only; unknown keys are refused for
-    LLMSeqRec.
+    It differs from ``Config(...)`` in five things: a sequential model loads the time; ml-100k comes
+    from ``data_path`` where that holds it and from RecBole's wheel otherwise; a cross-entropy model
+    gets no negative sampling unless it was asked for; progress bars are drawn on a terminal only;
+    unknown keys are refused for LLMSeqRec.
 
     Raises:
         ConfigError: no such model or config file, an unknown key or a value out of range.
@@ -180,11 +184,12 @@ def build_config(
             raise
         settings["train_neg_sample_args"] = None
         config = Config(model, dataset, config_file_list, settings)
-    if "show_progress" not in config.external_config_dict:
+    given = config.external_config_dict
+    if "show_progress" not in given:
         config["show_progress"] = sys.stderr.isatty()
-    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and "load_col" not in config.external_config_dict:
+    if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and "load_col" not in given:
         config["load_col"] = sequential_columns(config)
-    own_copy = Path(config.external_config_dict.get("data_path", "dataset/")) / dataset
+    own_copy = Path(given.get("data_path", "dataset/")) / dataset
     if (own_copy / f"{dataset}.inter").is_file():
         config["data_path"] = str(own_copy)
     interactions = Path(config["data_path"]) / f"{dataset}.inter"
@@ -218,7 +223,9 @@ def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     parts = dataset.build()
     samplers = create_samplers(config, dataset, parts)
     train, valid, test = (
-        get_dataloader(config, phase)(config, part, sampler, shuffle=phase == "train" and config["shuffle"])
+        get_dataloader(config, phase)(
+            config, part, sampler, shuffle=phase == "train" and config["shuffle"]
+        )
         for phase, part, sampler in zip(("train", "valid", "test"), parts, samplers, strict=True)
     )
     return dataset, (train, valid, test)

@@ -34,7 +34,8 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         if not single_spec:
             devices = [config["local_rank"]] if self.device.type == "cuda" else None
             self.distributed_model = DistributedDataParallel(self.model, device_ids=devices)
-        self.saved_model_file = str(Path(self.saved_model_file).with_suffix(".safetensors"))
+        path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
+        self.saved_model_file: str = str(path)
 
     def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
@@ -114,4 +115,5 @@ def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     with safe_open(path, framework="pt") as file:
         counters = json.loads(file.metadata()["counters"])
-        return {name: file.get_tensor(name) for name in file.keys()}, counters
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, counters

@@ -43,6 +43,24 @@ class Warehouse:
         self.text_cache = self.root / "cache" / "text_vectors.sqlite"
         self.training = self.root / "training"
 
+    def raw_day(self, day: str | None) -> str:
+        """A day whose raw events were delivered: the given one, or the newest.
+
+        Raises:
+            NotFoundError: that day, or any, was not delivered; the message names what was.
+        """
+        days = sorted(path.name.removeprefix("ds=") for path in self.raw_events.glob("ds=*"))
+        if not days:
+            raise NotFoundError(
+                f"no raw events: expected folders ds=YYYY-MM-DD in {self.raw_events}"
+            )
+        if day is not None and day not in days:
+            raise NotFoundError(
+                f"no raw events for {day} in {self.raw_events}: found {len(days)} days, {days[0]} to "
+                f"{days[-1]}"
+            )
+        return day or days[-1]
+
     def features(self, day: str) -> Path:
         """Folder of a day's feature attempts."""
         return self.root / "features" / f"ds={day}"

@@ -27,4 +27,4 @@ def whiten(vectors: NDArray[np.float32], size: int) -> NDArray[np.float32]:
     has_variance = pca.explained_variance_ > 1e-9 * max(pca.explained_variance_[0], 1e-30)
     if not has_variance.any():
         return np.zeros((len(vectors), 1), dtype=np.float32)
-    return whitened[:, has_variance].astype(np.float32)
+    return np.asarray(whitened[:, has_variance], dtype=np.float32)

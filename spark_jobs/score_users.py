@@ -36,9 +36,7 @@ def score_sequences(sequences: DataFrame, task: RankingTask, partitions: int) ->
         .repartitionByRange(partitions, "user_id")
         .sortWithinPartitions("user_id")
     )
-    return in_order.mapInArrow(
-        functools.partial(rank_batches, task=task), schemas.RECOMMENDATIONS
-    )
+    return in_order.mapInArrow(functools.partial(rank_batches, task=task), schemas.RECOMMENDATIONS)
 
 
 def read_catalogue(items: DataFrame, n_popular: int) -> Catalogue:
@@ -48,7 +46,9 @@ def read_catalogue(items: DataFrame, n_popular: int) -> Catalogue:
         items: schema ``ITEMS``.
         n_popular: how many popular items to keep.
     """
-    rows = items.orderBy(f.col("n_events").desc(), "item_id").select("item_id", "n_events").collect()
+    rows = (
+        items.orderBy(f.col("n_events").desc(), "item_id").select("item_id", "n_events").collect()
+    )
     total = sum(row["n_events"] for row in rows) or 1
     return Catalogue(
         eligible=[row["item_id"] for row in rows],
@@ -56,7 +56,9 @@ def read_catalogue(items: DataFrame, n_popular: int) -> Catalogue:
     )
 
 
-def make_run_id(day: str, features_fingerprint: str, artifact: Artifact, config: NightConfig) -> str:
+def make_run_id(
+    day: str, features_fingerprint: str, artifact: Artifact, config: NightConfig
+) -> str:
     """``<day>-<hash>``: the same inputs give the same id."""
     inputs = f"{features_fingerprint} {artifact.model_version} {config.k} {config.exclude_seen}"
     return f"{day}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"

@@ -37,7 +37,7 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Qwen3Model,
     )
 
-    words = [*"[PAD] [UNK] Film film of the cycle A a nobody has met".split(), *CYCLE]
+    words = "[PAD] [UNK] Film film of the cycle A a nobody has met".split() + CYCLE  # noqa: SIM905
     backend = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(

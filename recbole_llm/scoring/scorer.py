@@ -104,7 +104,9 @@ class Scorer:
         for start in range(0, len(usable), _BATCH):
             batch = usable[start : start + _BATCH]
             seen = [rows[index] for index in batch]
-            values, found = self._rank(self._encode(seen), seen if exclude_seen else None, k, allowed)
+            values, found = self._rank(
+                self._encode(seen), seen if exclude_seen else None, k, allowed
+            )
             for index, value, row in zip(batch, values.cpu().numpy(), found.tolist(), strict=True):
                 item_ids[index] = [self.artifact.item_ids[r - 1] for r in row]
                 scores[index] = value

@@ -86,7 +86,10 @@ def test_ties_in_time_keep_the_files_order(tmp_path: Path) -> None:
 
 def test_items_without_interactions_and_without_text(tmp_path: Path) -> None:
     write_atomic(
-        tmp_path, "some", {"u": ["a", "b", "c", "d"]}, {"cold": "A cold film", "a": 'A "film', "b": ""}
+        tmp_path,
+        "some",
+        {"u": ["a", "b", "c", "d"]},
+        {"cold": "A cold film", "a": 'A "film', "b": ""},
     )
     dataset = LLMSeqRecDataset(_config(tmp_path, "some", item_repr="text"))
     texts = dict(zip(dataset.item_tokens(), dataset.item_texts(), strict=True))

@@ -74,7 +74,11 @@ def test_bad_pooling() -> None:
 def test_the_default_is_a_real_language_model() -> None:
     spec = find_encoder("smollm2-135m")
     crime = ["The Godfather. Crime Drama", "Goodfellas. Crime Drama", "Casino. Crime Drama"]
-    children = ["Aladdin. Animation Children's", "Toy Story. Animation Children's", "Babe. Children's"]
+    children = [
+        "Aladdin. Animation Children's",
+        "Toy Story. Animation Children's",
+        "Babe. Children's",
+    ]
     vectors = TextEncoder(locate_weights(spec), spec, "cpu").encode(crime + children)
     assert vectors.shape == (6, 576)
     centred = vectors - vectors.mean(0)

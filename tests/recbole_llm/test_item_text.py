@@ -14,7 +14,7 @@ def _items(**columns: list[str]) -> pd.DataFrame:
 def test_reads_quotes_as_they_stand(tmp_path: Path) -> None:
     path = tmp_path / "x.item"
     path.write_text(
-        'item_id:token\ttitle:token_seq\tprice:float\n'
+        "item_id:token\ttitle:token_seq\tprice:float\n"
         '1\t"Unbalanced quote\t9.5\n2\t6" nails\t1\n2\tagain\t1\n3\t\t\n'
     )
     table = read_item_file(path, "item_id", "\t", "utf-8")

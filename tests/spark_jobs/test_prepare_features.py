@@ -75,7 +75,9 @@ def test_each_fault_has_its_reason(spark: SparkSession, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_other_formats_read_alike(spark: SparkSession, tmp_path: Path, kind: str) -> None:
     rows = [("u", "a", str(NOON), None), ("v", None, "x", "3")]
-    frame = spark.createDataFrame(rows, "user_id string, item_id string, timestamp string, rating string")
+    frame = spark.createDataFrame(
+        rows, "user_id string, item_id string, timestamp string, rating string"
+    )
     frame.coalesce(1).write.option("header", True).format(kind).save(str(tmp_path / "out"))
     file = next(path for path in (tmp_path / "out").glob(f"*.{kind}"))
     raw = read_raw(spark, [file], schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
@@ -140,7 +142,9 @@ def _job(spark: SparkSession, root: Path, config: Path, day: str) -> Job:
 def test_rows_in_are_rows_out(
     spark: SparkSession, small_warehouse: Path, small_night_config: Path
 ) -> None:
-    good = next((small_warehouse / "raw/events/ds=2024-05-02").iterdir()).read_text().splitlines()[0]
+    good = (
+        next((small_warehouse / "raw/events/ds=2024-05-02").iterdir()).read_text().splitlines()[0]
+    )
     late = {"user_id": "late", "item_id": "i3", "timestamp": NOON - 86_400}
     write_events(small_warehouse / "raw/events", "2024-05-02", [good, good, late, "{", "{"])
     prepare(_job(spark, small_warehouse, small_night_config, "2024-05-02"))

@@ -1,0 +1,310 @@
+"""Whole nights on the small warehouse: score, audit, publish, query; repeated, killed and broken."""
+
+import datetime
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+
+from recbole_llm.cli import main as cli
+from recbole_llm.errors import ArtifactError, AuditError, ConfigError, DataError, NotFoundError
+from recbole_llm.query import connect, lookup, run_sql
+from recbole_llm.scoring import load_scorer, write_artifact
+from recbole_llm.warehouse import Warehouse, replace_json
+from spark_jobs import schemas
+from spark_jobs.config import load_night_config
+from spark_jobs.job import Job
+from spark_jobs.prepare_features import prepare
+from spark_jobs.publish import publish
+from spark_jobs.score_users import score
+from tests.conftest import HOME
+from tests.data import random_artifact
+
+pytestmark = pytest.mark.spark
+DAY = "2024-05-02"
+STEPS = (prepare, score, publish)
+
+
+@pytest.fixture
+def night(spark: SparkSession, small_warehouse: Path, small_night_config: Path) -> Any:
+    """Runs steps of a day's night."""
+
+    def run(day: str = DAY, steps: Any = STEPS, **settings: Any) -> Warehouse:
+        text = small_night_config.read_text()
+        for key, value in settings.items():
+            lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
+            text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
+        small_night_config.write_text(text)
+        config = load_night_config(small_night_config)
+        for step in steps:
+            step(Job(spark, Warehouse(small_warehouse), config, day))
+        return Warehouse(small_warehouse)
+
+    return run
+
+
+def _table(warehouse: Warehouse, day: str = DAY) -> list[tuple[Any, ...]]:
+    path = warehouse.root / warehouse.published_run(day)["path"]
+    with duckdb.connect() as database:
+        return database.execute(
+            f"SELECT * FROM '{path}/*.parquet' ORDER BY user_id, rank"
+        ).fetchall()
+
+
+def test_arrow_and_spark_schemas_are_one() -> None:
+    spark_fields = to_arrow_schema(schemas.RECOMMENDATIONS)
+    assert [(field.name, field.type) for field in spark_fields] == [
+        (field.name, field.type) for field in schemas.RECOMMENDATIONS_ARROW
+    ]
+
+
+def test_every_active_user_has_k_unseen_items(night: Any) -> None:
+    warehouse = night()
+    rows = _table(warehouse)
+    users = sorted({row[1] for row in rows})
+    assert users == sorted([*(f"u{n}" for n in range(10)), "new"])
+    scorer = load_scorer(warehouse.champion_artifact())
+    for n in range(10):
+        mine = [row for row in rows if row[1] == f"u{n}"]
+        history = [f"i{(n + step) % 20}" for step in range(8)]  # two days of four items
+        expected = scorer.top_k([history], 3)
+        assert [row[3] for row in mine] == expected.item_ids[0]
+        assert [row[4] for row in mine] == pytest.approx(list(expected.scores[0]), abs=1e-5)
+    run = warehouse.published_run(DAY)
+    end_of_day = datetime.datetime(2024, 5, 3)
+    assert {(row[0], row[6], row[7], row[8].replace(tzinfo=None)) for row in rows} == {
+        (datetime.date(2024, 5, 2), run["model_version"], run["run_id"], end_of_day)
+    }
+    fallback = [(row[2], row[3], row[5]) for row in rows if row[1] == "new"]
+    # Two users more meet the items in the middle; ties go by item id.
+    assert [(rank, reason) for rank, _, reason in fallback] == [(n, "popular") for n in (1, 2, 3)]
+    assert {row[5] for row in rows if row[1] != "new"} == {"model"}
+
+
+def test_unknown_items_are_skipped_and_counted(night: Any) -> None:
+    warehouse = night()  # the champion does not know i19
+    expected = sum((n + step) % 20 == 19 for n in range(10) for step in range(8))
+    assert warehouse.scored_manifest(DAY)["n_unknown_items"] == expected
+
+
+def test_repeats_are_allowed_by_a_setting(night: Any) -> None:
+    warehouse = night(exclude_seen=False)
+    scorer = load_scorer(warehouse.champion_artifact())
+    history = [f"i{step}" for step in range(8)]
+    mine = [row[3] for row in _table(warehouse) if row[1] == "u0"]
+    assert mine == scorer.top_k([history], 3, exclude_seen=False).item_ids[0]
+
+
+def test_a_repeated_night_replaces_only_its_day_with_the_same_rows(night: Any) -> None:
+    night("2024-05-01")
+    warehouse = night(DAY)
+    first, other = _table(warehouse), warehouse.published_run("2024-05-01")
+    before = warehouse.published_run(DAY)
+    night(DAY)
+    assert _table(warehouse) == first
+    assert warehouse.published_run("2024-05-01") == other
+    assert warehouse.published_run(DAY)["path"] != before["path"]
+    for _ in range(2):
+        night(DAY)
+    kept = [path for path in warehouse.runs(DAY).glob("run_id=*/*") if path.is_dir()]
+    assert len(kept) == 2
+
+
+def test_runs_and_quarantine_can_be_queried(night: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    night("2024-05-01")
+    warehouse = night(DAY)
+    runs = run_sql(
+        warehouse,
+        "SELECT ds::text, status, raw_rows, accepted_rows + quarantined_rows + duplicate_rows,"
+        " n_rows, n_fallback_users FROM runs ORDER BY ds",
+    ).fetchall()
+    assert runs == [
+        ("2024-05-01", "published", 42, 42, 33, 1), (DAY, "published", 84, 84, 33, 1)
+    ]  # fmt: skip
+    database = connect(warehouse)
+    count = "SELECT count(*), count(DISTINCT ds) FROM {}"
+    assert database.execute(count.format("recommendations")).fetchall() == [(66, 2)]
+    assert database.execute(count.format("recommendations_latest")).fetchall() == [(33, 1)]
+    assert database.execute(count.format("quarantine")).fetchall() == [(6, 2)]
+    root = ["--warehouse", str(warehouse.root)]
+    assert cli(["sql", *root, "--json", "SELECT count(*) AS n FROM recommendations"]) == 0
+    assert capsys.readouterr().out == '{"n": 66}\n'
+    assert cli(["lookup", *root, "--user", "u1", "--k", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [item["title"] for item in found["history"]] == [
+        f"Title of i{n}" for n in (8, 7, 6, 5, 4)
+    ]
+    assert [row["rank"] for row in found["recommendations"]] == [1, 2]
+    assert cli(["lookup", *root, "--user", "u1", "--day", "2024-05-01"]) == 0
+    assert "user u1 on 2024-05-01" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "message"),
+    [
+        (["lookup", "--user", "nobody"], 4, "user 'nobody' is not in the table of 2024-05-02"),
+        (["lookup", "--user", "u1", "--day", "2024-05-09"], 4, "no table for 2024-05-09: 1 days"),
+        (["sql", "DROP VIEW runs"], 2, "only one SELECT is allowed"),
+        (["sql", "SELECT 1; SELECT 2"], 2, "only one SELECT is allowed, got 2"),
+        (["sql", "SELECT nothing FROM runs"], 2, "the query failed"),
+        (["sql", "SELECT * FROM read_text('/etc/hostname')"], 2, "the query failed"),
+        (["sql", "COPY runs TO 'x.csv'"], 2, "only one SELECT is allowed"),
+    ],
+)
+def test_bad_questions(
+    night: Any, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, message: str
+) -> None:
+    warehouse = night()
+    assert cli([argv[0], "--warehouse", str(warehouse.root), *argv[1:]]) == code
+    assert message in capsys.readouterr().err
+
+
+def test_before_the_first_night(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="nothing is published"):
+        lookup(Warehouse(tmp_path), "u1")
+
+
+def _spoil(warehouse: Warehouse, query: str) -> None:
+    """Rewrite the scored run's files with one thing wrong."""
+    path = warehouse.root / warehouse.scored_manifest(DAY)["path"]
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TABLE rows AS SELECT * FROM '{path}/*.parquet'")
+        shutil.rmtree(path)
+        path.mkdir()
+        database.execute(f"COPY ({query}) TO '{path}/0.parquet'")
+
+
+_FIRST = "user_id = 'u1' AND rank = 1"
+_SPOILT = {
+    "absent_users=1": "SELECT * FROM rows WHERE user_id != 'u1'",
+    "stranger_users=1": "SELECT * FROM rows UNION ALL SELECT * REPLACE ('x' AS user_id) FROM rows "
+    "WHERE user_id = 'u1'",
+    "rank_users=1": f"SELECT * FROM rows WHERE NOT ({_FIRST})",
+    "repeat_users=1": "SELECT * REPLACE (if(user_id = 'u1', 'i15', item_id) AS item_id) FROM rows",
+    "score_users=1": f"SELECT * REPLACE (if({_FIRST}, 'nan', score)::float AS score) FROM rows",
+    "score_users=1 ": f"SELECT * REPLACE (if({_FIRST}, -99, score)::float AS score) FROM rows",
+    "seen_users=1": f"SELECT * REPLACE (if({_FIRST}, 'i1', item_id) AS item_id) FROM rows",
+    "unknown_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
+    "the table is empty": "SELECT * FROM rows LIMIT 0",
+}
+
+
+@pytest.mark.parametrize("fault", list(_SPOILT))
+def test_a_faulty_table_is_not_published(night: Any, fault: str) -> None:
+    warehouse = night()
+    before = _table(warehouse)
+    night(steps=(score,))
+    _spoil(warehouse, _SPOILT[fault])
+    with pytest.raises(AuditError, match=rf"is not published: .*{fault.strip()}"):
+        night(steps=(publish,))
+    assert _table(warehouse) == before
+    status = run_sql(warehouse, "SELECT status, faults FROM runs").fetchall()
+    assert status[0][0] == "failed"
+    assert fault.strip() in status[0][1]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"max_fallback_share": 0.05}, "fallback share 0.091 above max_fallback_share 0.05"),
+        ({"max_row_change": 0.0}, None),
+    ],
+)
+def test_bands(night: Any, setting: dict[str, float], message: str | None) -> None:
+    night("2024-05-01")
+    if message is None:
+        night(DAY, **setting)  # as many rows as the day before
+    else:
+        with pytest.raises(AuditError, match=message):
+            night(DAY, **setting)
+
+
+def test_a_row_count_far_from_yesterdays(night: Any) -> None:
+    night("2024-05-01")
+    with pytest.raises(AuditError, match="44 rows against 33 on the last published day"):
+        night(DAY, k=4, max_row_change=0.3)
+
+
+def test_problems_are_found_on_the_driver(night: Any) -> None:
+    with pytest.raises(NotFoundError, match=f"no features for {DAY}: run prepare_features"):
+        night(steps=(score,))
+    warehouse = night(steps=(prepare,))
+    with pytest.raises(DataError, match="knows 19 of the 20 items .*lower k"):
+        night(steps=(score,), k=20)
+    with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
+        night(steps=(score,), k=0)
+    night(steps=(), k=3)
+    weights = warehouse.champion_artifact() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        night(steps=(score,))
+
+
+def test_a_user_who_has_seen_too_much(night: Any) -> None:
+    with pytest.raises(Exception, match="DataError: k=12 items were asked for, but 1. of 19"):
+        night(k=12)
+
+
+def test_a_new_model_is_a_new_run(night: Any) -> None:
+    warehouse = night()
+    before = warehouse.published_run(DAY)
+    newer = write_artifact(random_artifact([f"i{n}" for n in range(20)], 5), warehouse.artifacts)
+    replace_json(warehouse.champion, {"model_version": newer.name})
+    night()
+    after = warehouse.published_run(DAY)
+    assert after["model_version"] == newer.name
+    assert after["run_id"] != before["run_id"]
+
+
+@pytest.mark.slow
+def test_a_killed_job_leaves_yesterday_and_can_be_repeated(
+    night: Any, small_night_config: Path
+) -> None:
+    warehouse = night()
+    before = _table(warehouse)
+    for script in ("prepare_features", "score_users", "publish"):
+        command = [
+            sys.executable, str(HOME / "spark_jobs" / f"{script}.py"),
+            "--warehouse", str(warehouse.root), "--config", str(small_night_config), "--day", DAY,
+        ]  # fmt: skip
+        job = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(9)  # in the middle of its work
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+        assert _table(warehouse) == before
+    night()
+    assert _table(warehouse) == before
+
+
+@pytest.mark.slow
+def test_exit_codes_tell_bad_data_from_accidents(tmp_path: Path, small_night_config: Path) -> None:
+    def run(script: str, config: Path, day: str = DAY) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, str(HOME / "spark_jobs" / f"{script}.py"), "--warehouse",
+             str(tmp_path / "w"), "--config", str(config), "--day", day],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        return done.returncode, done.stderr
+
+    code, err = run("prepare_features", small_night_config, "yesterday")
+    assert (code, "ConfigError: a day is written YYYY-MM-DD" in err) == (2, True)
+    code, err = run("prepare_features", small_night_config)
+    assert (code, "DataError: no raw events" in err, "Traceback" in err) == (3, True, False)
+    code, err = run("score_users", small_night_config)
+    assert (code, "NotFoundError: no features" in err) == (4, True)
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("kk: 3\n")
+    code, err = run("publish", bad)
+    assert (code, "unknown keys ['kk'], missing keys" in err) == (2, True)
