@@ -14,7 +14,6 @@ import json
 import logging
 import os
 import secrets
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -27,6 +26,7 @@ from typing import IO, Self
 
 from recbole_llm.airflow_client import AirflowClient
 from recbole_llm.errors import ConfigError, RecboleLlmError
+from recbole_llm.process_session import end_session
 
 logger = logging.getLogger(__name__)
 
@@ -120,6 +120,7 @@ class LocalAirflow:
                     # The lock is held as long as one of the two lives.
                     pass_fds=[self._lock.fileno()] if self._lock else [],
                 )
+            self._note_in_lock(f"at {self.url}, process group {self._process.pid}")
             self._wait_until_ready(began)
             self.client.set_pool(SPARK_POOL, slots=1)
         except BaseException:
@@ -130,7 +131,7 @@ class LocalAirflow:
     def stop(self) -> None:
         """End Airflow and every task it still runs; harmless when nothing runs."""
         if self._process is not None:
-            _end_session(self._process)
+            end_session(self._process, STOP_GRACE_S)
             self._process = None
         self._client = None
         if self._lock is not None:
@@ -172,7 +173,12 @@ class LocalAirflow:
             raise ConfigError(
                 f"an Airflow of {self.warehouse} runs already, {where}: stop it first"
             ) from None
-        self._write_lock(f"at {self.url}")
+
+    def _note_in_lock(self, text: str) -> None:
+        assert self._lock is not None
+        self._lock.truncate(0)
+        self._lock.write(text)
+        self._lock.flush()
 
     def _fail_leftovers(self) -> None:
         """Mark as failed what a killed Airflow left unfinished.
@@ -183,15 +189,14 @@ class LocalAirflow:
         """
         if not self.database.is_file():
             return
+        states = ", ".join(f"'{state}'" for state in UNFINISHED_STATES)
         with contextlib.closing(sqlite3.connect(self.database, timeout=60)) as database, database:
-            for table in ("task_instance", "dag_run"):
-                try:
-                    states = ", ".join(f"'{state}'" for state in UNFINISHED_STATES)
-                    found = database.execute(
-                        f"UPDATE {table} SET state = 'failed' WHERE state IN ({states})"
-                    ).rowcount
-                except sqlite3.OperationalError:
-                    return  # the first start was cut off before the tables were made
+            # A first start that was cut off may have made no tables yet.
+            made = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            for table in sorted(made & {"dag_run", "task_instance"}):
+                found = database.execute(
+                    f"UPDATE {table} SET state = 'failed' WHERE state IN ({states})"
+                ).rowcount
                 if found:
                     logger.warning("%d unfinished rows of %s marked as failed", found, table)
 
@@ -329,41 +334,3 @@ def _check_port(port: int) -> None:
             raise ConfigError(
                 f"port {port} cannot be used ({error.strerror}): choose another for Airflow"
             ) from None
-
-
-def _end_session(leader: subprocess.Popen[bytes]) -> None:
-    """Terminate a session's processes and all they started, and kill what is left after a while."""
-    members = _members(leader.pid)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        for pid in members:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, number)
-        deadline = time.monotonic() + STOP_GRACE_S
-        while members and time.monotonic() < deadline:
-            leader.poll()  # reaps it
-            time.sleep(0.1)
-            members = (members | _members(leader.pid)) & _processes().keys()
-    leader.wait()
-
-
-def _members(leader: int) -> set[int]:
-    """The session of ``leader`` and all descendants: tasks and Spark's JVMs leave the session."""
-    processes = _processes()
-    members = {pid for pid, (_, session) in processes.items() if session == leader}
-    while children := {p for p, (parent, _) in processes.items() if parent in members} - members:
-        members |= children
-    return members
-
-
-def _processes() -> dict[int, tuple[int, int]]:
-    """Parent and session of each process that has not ended, by process id. Linux only."""
-    processes = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            # "pid (name) state parent group session …"; the name may hold spaces and brackets.
-            state, parent, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile
-        if state != "Z":
-            processes[int(folder.name)] = (int(parent), int(session))
-    return processes

@@ -71,13 +71,18 @@ def spark() -> Iterator[Any]:
     session.stop()
 
 
+def make_night_config(folder: Path) -> Path:
+    """The shipped settings with three recommendations a user in two files."""
+    text = (HOME / "configs" / "nightly.yaml").read_text().replace("k: 20 ", "k: 3 ")
+    path = folder / "nightly.yaml"
+    path.write_text(text.replace("partitions: 4 ", "partitions: 2 "))
+    return path
+
+
 @pytest.fixture
 def small_night_config(tmp_path: Path) -> Path:
     """Settings of a night for the small warehouse."""
-    text = (HOME / "configs" / "nightly.yaml").read_text().replace("k: 20 ", "k: 3 ")
-    path = tmp_path / "nightly.yaml"
-    path.write_text(text.replace("partitions: 4 ", "partitions: 2 "))
-    return path
+    return make_night_config(tmp_path)
 
 
 @pytest.fixture
@@ -87,6 +92,7 @@ def small_warehouse(tmp_path: Path) -> Path:
 
 
 def make_small_warehouse(root: Path) -> Path:
+    """Write what ``small_warehouse`` promises to ``root``."""
     warehouse = Warehouse(root)
     items = [f"i{n}" for n in range(20)]
     noon = 1_714_564_800  # 2024-05-01T12:00:00Z

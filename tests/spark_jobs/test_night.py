@@ -1,4 +1,4 @@
-"""Whole nights on the small warehouse: score, audit, publish, query; repeated, killed and broken."""
+"""Whole nights on the small warehouse: scored, audited, queried; repeated, killed and broken."""
 
 import datetime
 import json
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ from spark_jobs import schemas
 from spark_jobs.config import load_night_config
 from spark_jobs.job import Job
 from spark_jobs.prepare_features import prepare
-from spark_jobs.publish import publish
+from spark_jobs.publish import audit_table, find_faults, publish
 from spark_jobs.score_users import score
-from tests.conftest import HOME
+from tests.conftest import HOME, make_night_config, make_small_warehouse
 from tests.data import random_artifact
 
 pytestmark = pytest.mark.spark
@@ -35,22 +36,37 @@ DAY = "2024-05-02"
 STEPS = (prepare, score, publish)
 
 
-@pytest.fixture
-def night(spark: SparkSession, small_warehouse: Path, small_night_config: Path) -> Any:
-    """Runs steps of a day's night."""
+def _night(spark: SparkSession, root: Path, config_file: Path) -> Any:
+    """A function that runs steps of a day's night on a warehouse."""
 
     def run(day: str = DAY, steps: Any = STEPS, **settings: Any) -> Warehouse:
-        text = small_night_config.read_text()
+        text = config_file.read_text()
         for key, value in settings.items():
             lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
             text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
-        small_night_config.write_text(text)
-        config = load_night_config(small_night_config)
+        config_file.write_text(text)
+        config = load_night_config(config_file)
         for step in steps:
-            step(Job(spark, Warehouse(small_warehouse), config, day))
-        return Warehouse(small_warehouse)
+            step(Job(spark, Warehouse(root), config, day))
+        return Warehouse(root)
 
     return run
+
+
+@pytest.fixture
+def night(spark: SparkSession, small_warehouse: Path, small_night_config: Path) -> Any:
+    """Runs nights on a warehouse of the test's own."""
+    return _night(spark, small_warehouse, small_night_config)
+
+
+@pytest.fixture(scope="module")
+def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+    """Two nights; the tests that use it only read."""
+    folder = tmp_path_factory.mktemp("published")
+    run = _night(spark, make_small_warehouse(folder / "warehouse"), make_night_config(folder))
+    run("2024-05-01")
+    published: Warehouse = run(DAY)
+    return published
 
 
 def _table(warehouse: Warehouse, day: str = DAY) -> list[tuple[Any, ...]]:
@@ -61,40 +77,44 @@ def _table(warehouse: Warehouse, day: str = DAY) -> list[tuple[Any, ...]]:
         ).fetchall()
 
 
-def test_arrow_and_spark_schemas_are_one() -> None:
-    spark_fields = to_arrow_schema(schemas.RECOMMENDATIONS)
+def test_arrow_and_spark_schemas_are_one(spark: SparkSession) -> None:
+    spark_fields = to_arrow_schema(schemas.RECOMMENDATIONS, timezone="UTC")
     assert [(field.name, field.type) for field in spark_fields] == [
         (field.name, field.type) for field in schemas.RECOMMENDATIONS_ARROW
     ]
 
 
-def test_every_active_user_has_k_unseen_items(night: Any) -> None:
-    warehouse = night()
-    rows = _table(warehouse)
+def test_every_active_user_has_k_unseen_items(published: Warehouse) -> None:
+    rows = _table(published)
     users = sorted({row[1] for row in rows})
     assert users == sorted([*(f"u{n}" for n in range(10)), "new"])
-    scorer = load_scorer(warehouse.champion_artifact())
+    scorer = load_scorer(published.champion_artifact())
     for n in range(10):
         mine = [row for row in rows if row[1] == f"u{n}"]
         history = [f"i{(n + step) % 20}" for step in range(8)]  # two days of four items
         expected = scorer.top_k([history], 3)
         assert [row[3] for row in mine] == expected.item_ids[0]
         assert [row[4] for row in mine] == pytest.approx(list(expected.scores[0]), abs=1e-5)
-    run = warehouse.published_run(DAY)
+    run = published.published_run(DAY)
     end_of_day = datetime.datetime(2024, 5, 3)
     assert {(row[0], row[6], row[7], row[8].replace(tzinfo=None)) for row in rows} == {
         (datetime.date(2024, 5, 2), run["model_version"], run["run_id"], end_of_day)
     }
+    # Every item was met by at least one user; the most met first, ties by item id.
+    n_events = Counter(f"i{(n + step) % 20}" for n in range(10) for step in range(8))
+    popular = sorted(n_events, key=lambda item: (-n_events[item], item))[:3]
     fallback = [(row[2], row[3], row[5]) for row in rows if row[1] == "new"]
-    # Two users more meet the items in the middle; ties go by item id.
-    assert [(rank, reason) for rank, _, reason in fallback] == [(n, "popular") for n in (1, 2, 3)]
+    assert fallback == [(rank, item, "popular") for rank, item in enumerate(popular, start=1)]
+    shares = [row[4] for row in rows if row[1] == "new"]
+    assert shares == pytest.approx([n_events[item] / 80 for item in popular])
     assert {row[5] for row in rows if row[1] != "new"} == {"model"}
 
 
 def test_unknown_items_are_skipped_and_counted(night: Any) -> None:
-    warehouse = night()  # the champion does not know i19
-    expected = sum((n + step) % 20 == 19 for n in range(10) for step in range(8))
-    assert warehouse.scored_manifest(DAY)["n_unknown_items"] == expected
+    warehouse = night("2024-05-03", steps=(prepare, score))  # the champion does not know i19
+    expected = sum((n + step) % 20 == 19 for n in range(10) for step in range(12))
+    assert expected == 2
+    assert warehouse.scored_manifest("2024-05-03")["n_unknown_items"] == expected
 
 
 def test_repeats_are_allowed_by_a_setting(night: Any) -> None:
@@ -120,23 +140,23 @@ def test_a_repeated_night_replaces_only_its_day_with_the_same_rows(night: Any) -
     assert len(kept) == 2
 
 
-def test_runs_and_quarantine_can_be_queried(night: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    night("2024-05-01")
-    warehouse = night(DAY)
+def test_runs_and_quarantine_can_be_queried(
+    published: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = run_sql(
-        warehouse,
+        published,
         "SELECT ds::text, status, raw_rows, accepted_rows + quarantined_rows + duplicate_rows,"
         " n_rows, n_fallback_users FROM runs ORDER BY ds",
     ).fetchall()
     assert runs == [
         ("2024-05-01", "published", 42, 42, 33, 1), (DAY, "published", 84, 84, 33, 1)
     ]  # fmt: skip
-    database = connect(warehouse)
+    database = connect(published)
     count = "SELECT count(*), count(DISTINCT ds) FROM {}"
     assert database.execute(count.format("recommendations")).fetchall() == [(66, 2)]
     assert database.execute(count.format("recommendations_latest")).fetchall() == [(33, 1)]
     assert database.execute(count.format("quarantine")).fetchall() == [(6, 2)]
-    root = ["--warehouse", str(warehouse.root)]
+    root = ["--warehouse", str(published.root)]
     assert cli(["sql", *root, "--json", "SELECT count(*) AS n FROM recommendations"]) == 0
     assert capsys.readouterr().out == '{"n": 66}\n'
     assert cli(["lookup", *root, "--user", "u1", "--k", "2", "--json"]) == 0
@@ -153,7 +173,7 @@ def test_runs_and_quarantine_can_be_queried(night: Any, capsys: pytest.CaptureFi
     ("argv", "code", "message"),
     [
         (["lookup", "--user", "nobody"], 4, "user 'nobody' is not in the table of 2024-05-02"),
-        (["lookup", "--user", "u1", "--day", "2024-05-09"], 4, "no table for 2024-05-09: 1 days"),
+        (["lookup", "--user", "u1", "--day", "2024-05-09"], 4, "no table for 2024-05-09: 2 days"),
         (["sql", "DROP VIEW runs"], 2, "only one SELECT is allowed"),
         (["sql", "SELECT 1; SELECT 2"], 2, "only one SELECT is allowed, got 2"),
         (["sql", "SELECT nothing FROM runs"], 2, "the query failed"),
@@ -162,10 +182,13 @@ def test_runs_and_quarantine_can_be_queried(night: Any, capsys: pytest.CaptureFi
     ],
 )
 def test_bad_questions(
-    night: Any, capsys: pytest.CaptureFixture[str], argv: list[str], code: int, message: str
+    published: Warehouse,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    code: int,
+    message: str,
 ) -> None:
-    warehouse = night()
-    assert cli([argv[0], "--warehouse", str(warehouse.root), *argv[1:]]) == code
+    assert cli([argv[0], "--warehouse", str(published.root), *argv[1:]]) == code
     assert message in capsys.readouterr().err
 
 
@@ -174,18 +197,9 @@ def test_before_the_first_night(tmp_path: Path) -> None:
         lookup(Warehouse(tmp_path), "u1")
 
 
-def _spoil(warehouse: Warehouse, query: str) -> None:
-    """Rewrite the scored run's files with one thing wrong."""
-    path = warehouse.root / warehouse.scored_manifest(DAY)["path"]
-    with duckdb.connect() as database:
-        database.execute(f"CREATE TABLE rows AS SELECT * FROM '{path}/*.parquet'")
-        shutil.rmtree(path)
-        path.mkdir()
-        database.execute(f"COPY ({query}) TO '{path}/0.parquet'")
-
-
 _FIRST = "user_id = 'u1' AND rank = 1"
 _SPOILT = {
+    "": "SELECT * FROM rows",
     "absent_users=1": "SELECT * FROM rows WHERE user_id != 'u1'",
     "stranger_users=1": "SELECT * FROM rows UNION ALL SELECT * REPLACE ('x' AS user_id) FROM rows "
     "WHERE user_id = 'u1'",
@@ -193,24 +207,49 @@ _SPOILT = {
     "repeat_users=1": "SELECT * REPLACE (if(user_id = 'u1', 'i15', item_id) AS item_id) FROM rows",
     "score_users=1": f"SELECT * REPLACE (if({_FIRST}, 'nan', score)::float AS score) FROM rows",
     "score_users=1 ": f"SELECT * REPLACE (if({_FIRST}, -99, score)::float AS score) FROM rows",
+    "score_users=1  ": f"SELECT * REPLACE (if({_FIRST}, 'inf', score)::float AS score) FROM rows",
     "seen_users=1": f"SELECT * REPLACE (if({_FIRST}, 'i1', item_id) AS item_id) FROM rows",
     "unknown_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
-    "the table is empty": "SELECT * FROM rows LIMIT 0",
 }
 
 
+def _rewrite(path: Path, query: str) -> None:
+    """Replace a table's files by a query over their ``rows``."""
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TABLE rows AS SELECT * FROM '{path}/*.parquet'")
+        shutil.rmtree(path)
+        path.mkdir()
+        database.execute(f"COPY ({query}) TO '{path}/0.parquet'")
+
+
 @pytest.mark.parametrize("fault", list(_SPOILT))
-def test_a_faulty_table_is_not_published(night: Any, fault: str) -> None:
+def test_the_audit_finds_each_fault_alone(
+    spark: SparkSession, published: Warehouse, tmp_path: Path, fault: str
+) -> None:
+    run = published.published_run(DAY)
+    shutil.copytree(published.root / run["path"], tmp_path / "table")
+    _rewrite(tmp_path / "table", _SPOILT[fault])
+    features = published.root / run["features_path"]
+    table, sequences, items = (
+        spark.read.parquet(str(path))
+        for path in (tmp_path / "table", features / "sequences", features / "items")
+    )
+    config = load_night_config(HOME / "configs" / "nightly.yaml")
+    faults = find_faults(audit_table(table, sequences, items, 3, True), config, None)
+    assert faults == ([fault.strip()] if fault else [])
+
+
+def test_a_faulty_table_is_not_published(night: Any) -> None:
     warehouse = night()
     before = _table(warehouse)
     night(steps=(score,))
-    _spoil(warehouse, _SPOILT[fault])
-    with pytest.raises(AuditError, match=rf"is not published: .*{fault.strip()}"):
+    _rewrite(warehouse.root / warehouse.scored_manifest(DAY)["path"], "SELECT * FROM rows LIMIT 0")
+    message = "failed its audit and is not published: absent_users=11; the table is empty"
+    with pytest.raises(AuditError, match=message):
         night(steps=(publish,))
     assert _table(warehouse) == before
-    status = run_sql(warehouse, "SELECT status, faults FROM runs").fetchall()
-    assert status[0][0] == "failed"
-    assert fault.strip() in status[0][1]
+    runs = run_sql(warehouse, "SELECT status, faults FROM runs").fetchall()
+    assert runs == [("failed", "absent_users=11; the table is empty")]
 
 
 @pytest.mark.parametrize(
