@@ -26,14 +26,18 @@ LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "numpy
 
 def describe_run() -> dict[str, Any]:
     """Command, commit, versions and machine, for a results file."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    dirty = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True)
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     with open("/proc/cpuinfo", encoding="utf-8") as file:
         names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     return {
         "command": "python -m benchmarks.seeds " + " ".join(sys.argv[1:]),
-        "commit": commit.stdout.strip() + ("+changes" if dirty.stdout.strip() else ""),
+        "commit": git("rev-parse", "--short", "HEAD")
+        + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else ""),
         "versions": {name: version(name) for name in LIBRARIES},
         "machine": f"{names[0] if names else platform.processor()}, {os.cpu_count()} cores",
     }

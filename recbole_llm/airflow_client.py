@@ -166,7 +166,19 @@ class AirflowClient:
     def _log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> list[str]:
         path = f"{_run_path(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
         content = self.call("GET", f"{path}?full_content=true")["content"]
-        return [line for entry in content for line in str(entry["event"]).splitlines()]
+        lines: list[str] = []
+        for entry in content:
+            # AirflowException is how an operator says that its command failed; the command has
+            # said more. Any other error, such as a timeout, is Airflow's own to tell.
+            if entry["event"] == "Task failed with exception":
+                lines += [
+                    f"{error['exc_type']}: {error['exc_value']}"
+                    for error in entry.get("error_detail") or []
+                    if error["exc_type"] != "AirflowException"
+                ]
+                break
+            lines += [x for x in str(entry["event"]).splitlines() if not x.startswith("::")]
+        return lines
 
     def _send(self, method: str, path: str, body: dict[str, Any] | None) -> Any:
         request = urllib.request.Request(

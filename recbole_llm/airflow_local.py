@@ -39,7 +39,7 @@ UNFINISHED_STATES = (
     "queued", "scheduled", "running", "restarting", "deferred", "up_for_retry", "up_for_reschedule",
 )  # fmt: skip
 POLL_S = 0.3
-STOP_GRACE_S = 15.0
+STOP_GRACE_S = 10.0
 LOG_TAIL_LINES = 20
 
 
@@ -51,6 +51,8 @@ class LocalAirflow:
         warehouse: root of the warehouse; one Airflow at a time can run on it.
         venv_airflow: the virtual environment that Airflow is installed in.
         port: where its page and API are served.
+        scheduled: let the DAGs' schedules start runs. Otherwise only what is asked for runs, and no
+            night that happens to be due takes its place.
         env: environment variables for Airflow and its tasks. They win over those set here: another
             ``AIRFLOW_CONN_SPARK_DEFAULT`` sends the jobs to a cluster.
         start_timeout_s: how long Airflow may take until it is ready.
@@ -63,6 +65,7 @@ class LocalAirflow:
         venv_airflow: Path,
         *,
         port: int = 8080,
+        scheduled: bool = False,
         env: Mapping[str, str] | None = None,
         start_timeout_s: float = 180.0,
     ) -> None:
@@ -74,6 +77,7 @@ class LocalAirflow:
         self.database = self.folder / "airflow.db"
         self.passwords = self.folder / "simple_auth_manager_passwords.json.generated"
         self.port = port
+        self.scheduled = scheduled
         self.url = f"http://127.0.0.1:{port}"
         self.start_timeout_s = start_timeout_s
         self._extra_env = dict(env or {})
@@ -100,7 +104,7 @@ class LocalAirflow:
         """
         command = self.venv_airflow / "bin" / "airflow"
         if not command.is_file():
-            raise ConfigError(f"no Airflow in {self.venv_airflow}: run 'make install-airflow'")
+            raise ConfigError(f"no Airflow in {self.venv_airflow}: run 'make setup'")
         self._take_lock()
         try:
             _check_port(self.port)
@@ -225,6 +229,7 @@ class LocalAirflow:
             "RECBOLE_LLM_HOME": str(self.home),
             "RECBOLE_LLM_WAREHOUSE": str(self.warehouse),
             "RECBOLE_LLM_VENV": str(venv),
+            "SPARK_LOCAL_IP": "127.0.0.1",
             "AIRFLOW_HOME": str(self.folder),
             "AIRFLOW_CONN_SPARK_DEFAULT": json.dumps(spark),
             # SQLite gives up on a lock after 5 s by default; a starting scheduler holds it longer.
@@ -241,6 +246,8 @@ class LocalAirflow:
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
             # Sleeps between two looks of the scheduler: it is most of what a short task waits for.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
+            # Runs that an asset starts do not count: a night's second half is made all the same.
+            "AIRFLOW__SCHEDULER__MAX_DAGRUNS_TO_CREATE_PER_LOOP": "10" if self.scheduled else "0",
             **self._extra_env,
         }
 
@@ -298,9 +305,8 @@ def run_night(airflow: LocalAirflow, day: str, timeout_s: float = 6 * 3600.0) ->
     started = time.monotonic()
     # Asset events do not reach a paused DAG.
     client.pause(RECOMMENDATIONS_DAG, False)
-    # Queued before the DAG wakes up, so that a scheduled run that is due comes second.
-    features_run = client.trigger(FEATURES_DAG, day)
     client.pause(FEATURES_DAG, False)
+    features_run = client.trigger(FEATURES_DAG, day)
     client.wait(FEATURES_DAG, features_run, timeout_s)
     run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s)
     client.wait(RECOMMENDATIONS_DAG, run, timeout_s)
@@ -311,8 +317,12 @@ def serve(airflow: LocalAirflow) -> None:
     """Let the schedules run until Airflow ends or this process is interrupted.
 
     Args:
-        airflow: a started Airflow.
+        airflow: a started Airflow, made with ``scheduled=True``.
+    Raises:
+        RecboleLlmError: Airflow ended by itself.
     """
+    if not airflow.scheduled:
+        raise ConfigError("serve() needs LocalAirflow(…, scheduled=True)")
     for dag_id in DAGS:
         airflow.client.pause(dag_id, False)
     logger.info("user %s, password in %s; Ctrl-C stops Airflow", USER, airflow.passwords)

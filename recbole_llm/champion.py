@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.configs import load_yaml
+from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.export_atomic import export_atomic
 from recbole_llm.scoring import load_artifact

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_llm.configs import config_path
+from recbole_llm.config_files import config_path
 from recbole_llm.errors import RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
 

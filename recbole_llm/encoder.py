@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recbole_llm.configs import config_names, config_path, load_yaml
+from recbole_llm.config_files import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
 
 _POOLINGS = ("mean", "lasttoken", "cls")

@@ -14,7 +14,7 @@ from platformdirs import user_cache_path
 from recbole.config import Config
 from recbole.utils import argument_list
 
-from recbole_llm.configs import config_path, load_yaml
+from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.layers import SequenceConfig
 

@@ -11,6 +11,7 @@ import math
 import socket
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,8 @@ def _train_process(
     rank: int | None,
     nproc: int = 1,
 ) -> TrainResult:
+    # RecBole's chained fillna works with the pandas that is pinned here; a page of warnings hides that.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
     config = build_config(model, dataset, config_file_list, config_dict)
     if rank is not None:
         _share_work(config, rank, nproc)

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from recbole_llm.configs import config_names
+from recbole_llm.config_files import config_names
 from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
 

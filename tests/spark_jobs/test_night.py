@@ -192,6 +192,19 @@ def test_bad_questions(
     assert message in capsys.readouterr().err
 
 
+def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: Warehouse) -> None:
+    readme = (HOME / "README.md").read_text(encoding="utf-8")
+    sql = readme.partition("```sql\n")[2].partition("```")[0]
+    sql = sql.replace("'warehouse/", f"'{published.root}/").replace("'42'", "'u3'")
+    with duckdb.connect() as database:
+        rows = database.execute(sql.replace("2024-05-31", DAY)).fetchall()
+    assert rows == [row for row in _table(published) if row[1] == "u3"]
+    python = readme.partition("From Spark:\n```python\n")[2].partition("table.where")[0]
+    names: dict[str, Any] = {"spark": spark}
+    exec(python.replace("warehouse/", f"{published.root}/"), names)  # noqa: S102
+    assert names["table"].count() == 66
+
+
 def test_before_the_first_night(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing is published"):
         lookup(Warehouse(tmp_path), "u1")
