@@ -12,12 +12,12 @@ AIRFLOW := .venv-airflow/.current
 .PHONY: nightly test airflow setup lock wheel clean
 
 nightly:
-	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)"
+	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)" $(WAREHOUSE)
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/recbole-llm nightly --warehouse $(WAREHOUSE) --port $(PORT) $(if $(DAY),--day $(DAY))
 
 airflow:
-	@requirements/preflight.sh $(PYTHON) $(PORT)
+	@requirements/preflight.sh $(PYTHON) $(PORT) "" $(WAREHOUSE)
 	@$(MAKE) --no-print-directory setup
 	@.venv/bin/recbole-llm airflow --warehouse $(WAREHOUSE) --port $(PORT)
 

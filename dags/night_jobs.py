@@ -82,7 +82,6 @@ def spark_job(task_id: str, timeout: timedelta, **settings: Any) -> SparkSubmitO
         application_args=["--warehouse", str(WAREHOUSE), "--config", str(CONFIG), "--day", DAY],
         conn_id="spark_default",
         conf={
-            "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.session.timeZone": "UTC",
             "spark.ui.enabled": "false",
             # A second copy of a task would write the same attempt twice.

@@ -5,6 +5,7 @@ Standard library only: Airflow lives in an environment of its own.
 
 import json
 import logging
+import re
 import time
 import urllib.error
 import urllib.parse
@@ -20,6 +21,8 @@ REQUEST_TIMEOUT_S = 90.0
 # The scheduler looks for new assets each second or so; a minute without a run means there is none.
 CREATE_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 15
+LOG_EVERY_S = 15.0
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Queueing says nothing about a job; these states do.
 TOLD_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
 
@@ -128,6 +131,7 @@ class AirflowClient:
                 not finished in time.
         """
         started = time.monotonic()
+        told_log = started
         told: dict[str, tuple[int, str]] = {}
         while True:
             run = self.call("GET", _run_path(dag_id, run_id))
@@ -138,6 +142,10 @@ class AirflowClient:
                 if task["state"] in TOLD_STATES and told.get(task["task_id"]) != now:
                     told[task["task_id"]] = now
                     logger.info("%s", _describe(task, day))
+            for task in tasks:
+                if task["state"] == "running" and time.monotonic() - told_log > LOG_EVERY_S:
+                    told_log = time.monotonic()
+                    self._tell_progress(dag_id, run_id, task)
             if run["state"] == "success":
                 return
             if run["state"] == "failed":
@@ -148,6 +156,13 @@ class AirflowClient:
                     f"{dag_id} for {day} is not finished after {timeout_s:.0f} s: {states}"
                 )
             time.sleep(POLL_S)
+
+    def _tell_progress(self, dag_id: str, run_id: str, task: dict[str, Any]) -> None:
+        """Pass on the newest line that a long task has logged."""
+        lines = self._log(dag_id, run_id, task["task_id"], task["try_number"])
+        words = [plain for line in lines if (plain := _ANSI.sub("", line).strip())]
+        if words:
+            logger.info("  %s: %s", task["task_id"], words[-1][:150])
 
     def _failure(self, dag_id: str, run_id: str, day: str, tasks: list[dict[str, Any]]) -> str:
         failed = [task for task in tasks if task["state"] == "failed"]

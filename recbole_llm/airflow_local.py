@@ -44,7 +44,7 @@ LOG_TAIL_LINES = 20
 
 
 class LocalAirflow:
-    """One ``airflow standalone``, reachable from this machine only.
+    """One ``airflow standalone``; its page and API answer on this machine only.
 
     Args:
         home: the project's folder, with ``dags/`` and ``spark_jobs/``.
@@ -124,7 +124,7 @@ class LocalAirflow:
                     # The lock is held as long as one of the two lives.
                     pass_fds=[self._lock.fileno()] if self._lock else [],
                 )
-            self._note_in_lock(f"at {self.url}, process group {self._process.pid}")
+            self._note_in_lock(self._process.pid)
             self._wait_until_ready(began)
             self.client.set_pool(SPARK_POOL, slots=1)
         except BaseException:
@@ -135,7 +135,7 @@ class LocalAirflow:
     def stop(self) -> None:
         """End Airflow and every task it still runs; harmless when nothing runs."""
         if self._process is not None:
-            end_session(self._process, STOP_GRACE_S)
+            end_session(self._process.pid, STOP_GRACE_S, self._process.poll)
             self._process = None
         self._client = None
         if self._lock is not None:
@@ -168,20 +168,43 @@ class LocalAirflow:
         self.folder.chmod(0o700)  # it holds Airflow's password
         self._lock = (self.folder / "lock").open("a+")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            where = self._lock.read().strip()
+            if not self._try_lock():
+                self._end_orphan()
+        except ConfigError:
             self._lock.close()
             self._lock = None
-            raise ConfigError(
-                f"an Airflow of {self.warehouse} runs already, {where}: stop it first"
-            ) from None
+            raise
 
-    def _note_in_lock(self, text: str) -> None:
+    def _try_lock(self) -> bool:
+        assert self._lock is not None
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+        return True
+
+    def _end_orphan(self) -> None:
+        """End an Airflow whose starter was killed and could not stop it; take its lock.
+
+        Raises:
+            ConfigError: its starter lives.
+        """
+        assert self._lock is not None
+        self._lock.seek(0)
+        text = self._lock.read()
+        note = json.loads(text) if text else {}
+        if note and not Path(f"/proc/{note['starter']}").exists():
+            logger.warning("ending the Airflow at %s: whoever started it is gone", note["url"])
+            end_session(note["airflow"], STOP_GRACE_S)
+            if self._try_lock():
+                return
+        where = f" at {note['url']}, process {note['airflow']}" if note else ""
+        raise ConfigError(f"an Airflow of {self.warehouse} runs already{where}: stop it first")
+
+    def _note_in_lock(self, airflow_pid: int) -> None:
         assert self._lock is not None
         self._lock.truncate(0)
-        self._lock.write(text)
+        json.dump({"url": self.url, "airflow": airflow_pid, "starter": os.getpid()}, self._lock)
         self._lock.flush()
 
     def _fail_leftovers(self) -> None:
@@ -243,6 +266,10 @@ class LocalAirflow:
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(self.port),
             "AIRFLOW__API__BASE_URL": self.url,
+            # Any free port, so that two Airflows do not clash. These servers listen on every
+            # interface, and answer only to a token signed with the secret below.
+            "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "0",
+            "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": "0",
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_urlsafe(64),
             # Sleeps between two looks of the scheduler: it is most of what a short task waits for.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recbole_llm.config_files import config_path
-from recbole_llm.errors import RecboleLlmError
+from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ def _nightly(args: argparse.Namespace) -> None:
     if not args.warehouse.raw_events.exists():
         write_feed(args.warehouse)
     args.day = args.warehouse.raw_day(args.day)
-    with _local_airflow(args) as airflow:
+    with _local_airflow(args, scheduled=False) as airflow:
         run_night(airflow, args.day)
     args.user, args.k, args.json = latest_user(args.warehouse, args.day), 10, False
     _lookup(args)
@@ -121,15 +122,20 @@ def _airflow(args: argparse.Namespace) -> None:
     from recbole_llm.airflow_local import serve
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
-    with _local_airflow(args) as airflow:
+    with _local_airflow(args, scheduled=True) as airflow:
         serve(airflow)
 
 
-def _local_airflow(args: argparse.Namespace) -> "LocalAirflow":
+def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
     from recbole_llm.airflow_local import LocalAirflow
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Airflow is stopped too
     home = Path(__file__).parent.parent
-    return LocalAirflow(home, args.warehouse.root, home / ".venv-airflow", port=args.port)
+    if not (home / "dags").is_dir():
+        raise ConfigError(f"no dags/ in {home}: run this from a checkout of the project")
+    return LocalAirflow(
+        home, args.warehouse.root, home / ".venv-airflow", port=args.port, scheduled=scheduled
+    )
 
 
 def _train(args: argparse.Namespace) -> None:

@@ -6,29 +6,32 @@ Linux only: it reads ``/proc``.
 import contextlib
 import os
 import signal
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 
-def end_session(leader: subprocess.Popen[bytes], grace_s: float) -> None:
+def end_session(leader: int, grace_s: float, reap: Callable[[], object] | None = None) -> None:
     """Terminate a session's processes and all their descendants, and kill what stays.
 
     Args:
-        leader: a process that was started with ``start_new_session=True``; it may have ended.
+        leader: process id of the session's leader; it may have ended.
         grace_s: seconds to end by themselves after SIGTERM.
+        reap: collects the leader's exit status, where it is this process's child.
     """
-    members = _members(leader.pid)
+    members = _members(leader)
     for number in (signal.SIGTERM, signal.SIGKILL):
         for pid in members:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         deadline = time.monotonic() + grace_s
         while members and time.monotonic() < deadline:
-            leader.poll()  # reaps it
+            if reap is not None:
+                reap()
             time.sleep(0.1)
-            members = (members | _members(leader.pid)) & _processes().keys()
-    leader.wait()
+            members = (members | _members(leader)) & _processes().keys()
+    if reap is not None:
+        reap()
 
 
 def _members(leader: int) -> set[int]:

@@ -1,10 +1,11 @@
 #!/bin/sh
 # Checks what a build needs before anything long starts: Python, Java, disk, a free port, the day.
-# Each fault is one line. Usage: preflight.sh PYTHON [PORT] [DAY]
+# Each fault is one line. Usage: preflight.sh PYTHON [PORT] [DAY] [WAREHOUSE]
 set -u
 python=$1
 port=${2:-}
 day=${3:-}
+warehouse=${4:-warehouse}
 
 stop() {
     echo "error: $*" >&2
@@ -47,7 +48,8 @@ free=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
 [ "$free" -ge "$need" ] ||
     stop "the disk has $free GiB free at $(pwd), $need GiB are needed: free some"
 
-if [ -n "$port" ]; then
+# An Airflow of this warehouse may hold the port: recbole-llm ends it, or says who runs it.
+if [ -n "$port" ] && ! grep -qs "127.0.0.1:$port\"" "$warehouse/airflow/lock"; then
     "$python" - "$port" <<'PORT' || stop "port $port is in use: choose another by 'make … PORT=8090'"
 import socket, sys
 with socket.socket() as probe:

@@ -1,5 +1,6 @@
 """Nights of the small warehouse through a real Airflow, started, interrupted and stopped."""
 
+import json
 import logging
 import os
 import socket
@@ -69,7 +70,7 @@ def _free_port() -> int:
 
 def _leader(airflow: LocalAirflow) -> int:
     """Process id, and so session id, of ``airflow standalone``."""
-    return int((airflow.folder / "lock").read_text().rpartition(" ")[2])
+    return int(json.loads((airflow.folder / "lock").read_text())["airflow"])
 
 
 def _processes(warehouse: Path, session: int = -1) -> list[str]:
@@ -156,8 +157,8 @@ class TestOnARunningAirflow:
         with pytest.raises(ConfigError) as failure:
             other.start()
         assert str(failure.value) == (
-            f"an Airflow of {place.warehouse.root} runs already, at {place.airflow.url},"
-            f" process group {_leader(place.airflow)}: stop it first"
+            f"an Airflow of {place.warehouse.root} runs already at {place.airflow.url},"
+            f" process {_leader(place.airflow)}: stop it first"
         )
         place.airflow.check_alive()
 

@@ -154,7 +154,6 @@ def test_a_spark_job_is_submitted_for_the_partition(dags: Any) -> None:
             "SPARK_HOME": "/venv/lib/python3.11/site-packages/pyspark",
         }
         assert task.conf == {
-            "spark.driver.bindAddress": "127.0.0.1",
             "spark.sql.session.timeZone": "UTC",
             "spark.ui.enabled": "false",
             "spark.speculation": "false",
