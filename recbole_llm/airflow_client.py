@@ -22,6 +22,8 @@ REQUEST_TIMEOUT_S = 90.0
 CREATE_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 15
 LOG_EVERY_S = 15.0
+# What this project's jobs log; Spark and Airflow write theirs in other forms.
+_OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING) (.+)")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Queueing says nothing about a job; these states do.
 TOLD_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
@@ -142,10 +144,11 @@ class AirflowClient:
                 if task["state"] in TOLD_STATES and told.get(task["task_id"]) != now:
                     told[task["task_id"]] = now
                     logger.info("%s", _describe(task, day))
-            for task in tasks:
+                    if task["state"] == "success":
+                        self._tell_stage(dag_id, run_id, task)
                 if task["state"] == "running" and time.monotonic() - told_log > LOG_EVERY_S:
                     told_log = time.monotonic()
-                    self._tell_progress(dag_id, run_id, task)
+                    self._tell_stage(dag_id, run_id, task)
             if run["state"] == "success":
                 return
             if run["state"] == "failed":
@@ -157,12 +160,12 @@ class AirflowClient:
                 )
             time.sleep(POLL_S)
 
-    def _tell_progress(self, dag_id: str, run_id: str, task: dict[str, Any]) -> None:
-        """Pass on the newest line that a long task has logged."""
+    def _tell_stage(self, dag_id: str, run_id: str, task: dict[str, Any]) -> None:
+        """Pass on the newest line that the task's own job has logged."""
         lines = self._log(dag_id, run_id, task["task_id"], task["try_number"])
-        words = [plain for line in lines if (plain := _ANSI.sub("", line).strip())]
-        if words:
-            logger.info("  %s: %s", task["task_id"], words[-1][:150])
+        found = [line for text in lines if (line := _OWN_LINE.match(_ANSI.sub("", text)))]
+        if found:
+            logger.info("  %s", found[-1][1])
 
     def _failure(self, dag_id: str, run_id: str, day: str, tasks: list[dict[str, Any]]) -> str:
         failed = [task for task in tasks if task["state"] == "failed"]

@@ -179,6 +179,8 @@ class LLMSeqRecDataset(SequentialDataset):  # type: ignore[misc]
         A kept row's prefix and target hold the targets of the rows before it, up to L of them, so
         each training row is predicted exactly once an epoch.
         """
+        if not len(self.inter_feat):
+            return self
         order = np.lexsort((self.inter_feat[_POSITION].numpy(), self.inter_feat[self.uid_field]))
         users = self.inter_feat[self.uid_field].numpy()[order]
         is_last = np.r_[users[1:] != users[:-1], True]

@@ -65,6 +65,8 @@ def train(
     Raises:
         ConfigError, DataError: before any training starts.
     """
+    if nproc < 1:
+        raise ConfigError(f"nproc must be at least 1, got {nproc}")
     if nproc == 1:
         return _train_process(model, dataset, config_file_list, config_dict, rank=None)
     context = get_context("spawn")
@@ -219,11 +221,19 @@ def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
             ModelType.SEQUENTIAL: "SequentialDataset",
             ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
         }.get(config["MODEL_TYPE"], "Dataset")
-    dataset = getattr(datasets, class_name)(config)
+    try:
+        dataset = getattr(datasets, class_name)(config)
+    except ValueError as error:  # pandas: a column of another type, an unbalanced quote, bytes
+        raise DataError(f"data set {config['dataset']!r} cannot be read: {error}") from error
     logging.getLogger().info(dataset)
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         raise ConfigError("knowledge-based models are not run here; use recbole.quick_start")
     parts = dataset.build()
+    if not len(parts[0]):
+        raise DataError(
+            f"data set {config['dataset']!r} has nothing to train on: no user has two interactions "
+            "left after filtering and splitting"
+        )
     samplers = create_samplers(config, dataset, parts)
     train, valid, test = (
         get_dataloader(config, phase)(

@@ -80,7 +80,9 @@ def read_raw(
                 spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).json(paths)
             )
         elif kind == "csv":
-            head = spark.read.option("header", True).csv(paths[0]).columns
+            # A day without events may be an empty file, which has no head.
+            with_head = next((path for path in paths if Path(path).stat().st_size), paths[0])
+            head = spark.read.option("header", True).csv(with_head).columns
             reader = spark.read.schema(_strings([*head, MALFORMED])).option("header", True)
             reader = reader.option("enforceSchema", False)
             frame = reader.option("columnNameOfCorruptRecord", MALFORMED).csv(paths)

@@ -74,6 +74,24 @@ def test_bad_names(tmp_path: Path) -> None:
         build_config("LLMSeqRec", "ml-100k", ["missing.yaml"])
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["u\ta\tyesterday", "u\tb\t2"], "data set 'bad' cannot be read: .*yesterday"),
+        (['u\t"a\t1', "u\tb\t2"], "data set 'bad' cannot be read"),
+        (["u\ta\t1", "v\tb\t2"], "nothing to train on: no user has two interactions"),
+    ],
+)
+def test_bad_interactions(tmp_path: Path, lines: list[str], message: str) -> None:
+    folder = write_cycle(tmp_path, "bad")
+    head = "user_id:token\titem_id:token\ttimestamp:float"
+    (folder / "bad.inter").write_text("\n".join([head, *lines]) + "\n")
+    with pytest.raises(DataError, match=message):
+        train("LLMSeqRec", "bad", None, {**_SMALL, "data_path": str(tmp_path)})
+    with pytest.raises(ConfigError, match="nproc must be at least 1, got 0"):
+        train("LLMSeqRec", "bad", None, {"data_path": str(tmp_path)}, nproc=0)
+
+
 def test_an_encoder_that_is_not_there_stops_before_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

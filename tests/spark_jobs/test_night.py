@@ -199,10 +199,10 @@ def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: W
     with duckdb.connect() as database:
         rows = database.execute(sql.replace("2024-05-31", DAY)).fetchall()
     assert rows == [row for row in _table(published) if row[1] == "u3"]
-    python = readme.partition("From Spark:\n```python\n")[2].partition("table.where")[0]
+    python = readme.partition("From Spark SQL:\n```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {"spark": spark}
     exec(python.replace("warehouse/", f"{published.root}/"), names)  # noqa: S102
-    assert names["table"].count() == 66
+    assert spark.table("recommendations").count() == names["table"].count() == 66
 
 
 def test_before_the_first_night(tmp_path: Path) -> None:

@@ -89,6 +89,13 @@ def test_other_formats_read_alike(spark: SparkSession, tmp_path: Path, kind: str
     assertDataFrameEqual(raw, expected)
 
 
+def test_an_empty_csv_is_a_day_without_events(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert read_raw(spark, files, schemas.EVENT_COLUMNS, ("user_id",)).count() == 1
+
+
 def test_a_csv_row_of_another_width_is_malformed(spark: SparkSession, tmp_path: Path) -> None:
     (tmp_path / "e.csv").write_text("item_id,timestamp,user_id\na,1,u\na,1,u,more\n")
     raw = read_raw(spark, [tmp_path / "e.csv"], schemas.EVENT_COLUMNS, ("user_id",))
