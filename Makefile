@@ -13,17 +13,17 @@ AIRFLOW := .venv-airflow/.current
 
 nightly:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)" $(WAREHOUSE)
-	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory -s setup
 	@.venv/bin/recbole-llm nightly --warehouse $(WAREHOUSE) --port $(PORT) $(if $(DAY),--day $(DAY))
 
 airflow:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "" $(WAREHOUSE)
-	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory -s setup
 	@.venv/bin/recbole-llm airflow --warehouse $(WAREHOUSE) --port $(PORT)
 
 test:
 	@requirements/preflight.sh $(PYTHON)
-	@$(MAKE) --no-print-directory setup
+	@$(MAKE) --no-print-directory -s setup
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/ruff check --select AIR dags
