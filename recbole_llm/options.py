@@ -5,6 +5,7 @@ missing one. Here our defaults are put beneath what the user gave, and each key 
 """
 
 import difflib
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.layers import SequenceConfig
 
+_log = logging.getLogger(__name__)
 _RUN_KEYS = {
     "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "group_offset",
     "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
@@ -58,16 +60,22 @@ def apply_defaults(config: Config) -> None:
     Safe to call twice. It must run before the dataset is loaded; building the dataset calls it.
 
     Raises:
-        ConfigError: a key that neither RecBole nor we know.
+        ConfigError: a key that neither RecBole nor we know. A command line flag that resembles none
+            is ignored with a warning.
     """
     defaults = load_yaml(config_path("model", "LLMSeqRec"))
     given = config.external_config_dict
     known = set(defaults) | _recbole_keys() | _RUN_KEYS
-    for key in given:
-        if key not in known:
-            close = difflib.get_close_matches(key, sorted(known), n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigError(f"unknown config key {key!r} (value {given[key]!r}){hint}")
+    for key in sorted(given.keys() - known):
+        close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
+        if not close and key in config.cmd_config_dict:
+            # RecBole reads the command line of whatever program it runs in; this is that program's.
+            _log.warning(
+                "command line flag --%s is neither RecBole's nor LLMSeqRec's: ignored", key
+            )
+            continue
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"unknown config key {key!r} (value {given[key]!r}){hint}")
     for key, value in defaults.items():
         if key not in given and config[key] != value:
             config[key] = value

@@ -1,5 +1,6 @@
 """Our rows against RecBole's own, on the same files."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,18 @@ def test_bad_settings(tmp_path: Path, setting: dict[str, Any], message: str) -> 
     write_cycle(tmp_path)
     with pytest.raises(ConfigError, match=message):
         LLMSeqRecDataset(_config(tmp_path, "cycle", **setting))
+
+
+def test_flags_of_the_program_that_recbole_runs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_cycle(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["program", "--verbosity=3"])
+    _config(tmp_path, "cycle")
+    assert "flag --verbosity is neither RecBole's nor LLMSeqRec's: ignored" in caplog.text
+    monkeypatch.setattr(sys, "argv", ["program", "--hidden_sise=8"])
+    with pytest.raises(ConfigError, match="did you mean 'hidden_size'"):
+        _config(tmp_path, "cycle")
 
 
 def test_settings_of_other_recbole_models_are_let_pass(tmp_path: Path) -> None:
