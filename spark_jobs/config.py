@@ -5,8 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 
 
@@ -57,14 +56,7 @@ def load_night_config(path: Path) -> NightConfig:
     Raises:
         ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"no config file at {path}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold 'key: value' lines")
+    content = load_yaml(path)
     known = {field.name for field in fields(NightConfig)}
     if content.keys() != known:
         unknown, missing = sorted(content.keys() - known), sorted(known - content.keys())

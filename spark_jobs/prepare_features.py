@@ -173,7 +173,8 @@ def prepare(job: Job) -> None:
     spark, config, warehouse = job.spark, job.config, job.warehouse
     day = datetime.date.fromisoformat(job.day)
     files = event_files(warehouse.raw_events, job.day)
-    raw = read_raw(spark, files, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    # Persisted and counted by itself, so that the audit would see rows that the checks below lose.
+    raw = read_raw(spark, files, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS).persist()
     raw_items = read_raw(
         spark, catalogue_files(warehouse.raw_items), schemas.ITEM_COLUMNS, ("item_id",)
     )
@@ -197,7 +198,7 @@ def prepare(job: Job) -> None:
     ]
     rejected[0].unionByName(rejected[1]).coalesce(1).write.parquet(str(attempt / "quarantine"))
 
-    raw_rows = events.count()
+    raw_rows = raw.count()
     manifest = _audit_counts(job, attempt, raw_rows)
     manifest["seconds"] = round(time.monotonic() - started, 1)
     keep = {attempt.name, *_attempts_in_use(job)}
