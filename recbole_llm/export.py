@@ -34,10 +34,12 @@ def export_artifact(
         The artifact's folder.
     """
     model.eval()
+    network = model.scoring_network
     tokens = dataset.item_tokens()[1:]
     artifact = Artifact(
-        sequence_config=model.sequence_config,
-        encoder_weights=model.sequence_encoder.state_dict(),
+        sequence_config=model.options.sequence,
+        encoder_weights=network.sequences.state_dict(),
+        repeat_weights={} if network.repeats is None else network.repeats.state_dict(),
         item_matrix=model.item_matrix().float(),
         item_ids=tokens,
         titles=_titles(dataset, tokens),

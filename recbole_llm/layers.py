@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_llm.losses import Adjustments
+
 
 @dataclass(frozen=True)
 class SequenceConfig:
@@ -31,19 +33,67 @@ class SequenceConfig:
     """``dot`` or ``cosine``."""
     temperature: float
     """Divides a cosine; unused with ``dot``."""
+    repeat_lags: int
+    """Numbers of the repeat bias; 0 without one."""
+
+
+class LinearAdaptor(nn.Linear):
+    """One linear map from text space to hidden space, without bias: no text is no vector.
+
+    Text entries have unit variance, so an adapted entry starts with the spread of an ID entry and
+    neither source drowns the other.
+    """
+
+    def __init__(self, text_size: int, hidden_size: int, std: float) -> None:
+        super().__init__(text_size, hidden_size, bias=False)
+        nn.init.normal_(self.weight, std=std / text_size**0.5)
+
+
+class MixtureAdaptor(nn.Module):
+    """A mixture of linear maps, weighted for each item by a softmax over its own text.
+
+    Source: UniSRec's adaptor, arXiv:2206.05941, without the noise on its gate.
+    """
+
+    N_EXPERTS = 8
+
+    def __init__(self, text_size: int, hidden_size: int, std: float) -> None:
+        super().__init__()
+        self.gate = nn.Linear(text_size, self.N_EXPERTS)
+        self.experts = nn.Linear(text_size, self.N_EXPERTS * hidden_size, bias=False)
+        nn.init.normal_(self.gate.weight, std=std)
+        nn.init.normal_(self.experts.weight, std=std / text_size**0.5)
+
+    def forward(self, text_vectors: Tensor) -> Tensor:
+        """(C, E) float text vectors to (C, H)."""
+        weights = self.gate(text_vectors).softmax(-1)  # (C, experts)
+        experts = self.experts(text_vectors).unflatten(-1, (self.N_EXPERTS, -1))
+        return torch.einsum("cx,cxh->ch", weights, experts)
+
+
+ADAPTORS: dict[str, type[LinearAdaptor] | type[MixtureAdaptor]] = {
+    "linear": LinearAdaptor,
+    "moe": MixtureAdaptor,
+}
+"""Maps from text space to hidden space, by the names of the config key ``adaptor``."""
 
 
 class ItemEncoder(nn.Module):
     """One vector an item: a trainable ID vector plus an adapted text vector.
 
-    The adaptor is one linear map without bias, so an item without text (a row of zeros) is
-    described by its ID alone, and an item that nobody has met by its text alone.
+    An item without text is described by its ID alone; one that nobody has met yet by its text
+    alone. In training each item goes without its ID now and then, so that text alone learns to
+    score on the same scale as text and ID together.
+
+    Source: dropping the ID as in DropoutNet, Volkovs et al., NeurIPS 2017.
 
     Args:
         n_items: V, including padding.
         hidden_size: H.
         text_size: E, or 0 for a model without text.
         use_id: keep a trainable vector an item.
+        adaptor: a name of ``ADAPTORS``.
+        id_dropout_prob: share of the items that go without their ID, drawn anew for each batch.
         initializer_range: standard deviation of the initial ID vectors.
     """
 
@@ -53,39 +103,82 @@ class ItemEncoder(nn.Module):
         hidden_size: int,
         text_size: int,
         use_id: bool,
+        adaptor: str,
+        id_dropout_prob: float,
         initializer_range: float,
     ) -> None:
         super().__init__()
         self.id_embedding: nn.Embedding | None = None
-        self.adaptor: nn.Linear | None = None
+        self.adaptor: nn.Module | None = None
+        self.id_dropout_prob = id_dropout_prob if text_size else 0.0
         if use_id:
-            self.id_embedding = nn.Embedding(n_items, hidden_size, padding_idx=0)
+            self.id_embedding = nn.Embedding(n_items, hidden_size)
             nn.init.normal_(self.id_embedding.weight, std=initializer_range)
         if text_size:
-            self.adaptor = nn.Linear(text_size, hidden_size, bias=False)
-            # Text rows have unit variance an entry, so this gives an adapted entry the same spread
-            # as an ID entry: neither source drowns the other at the start.
-            nn.init.normal_(self.adaptor.weight, std=initializer_range / text_size**0.5)
+            self.adaptor = ADAPTORS[adaptor](text_size, hidden_size, initializer_range)
 
-    def forward(self, text_vectors: Tensor | None) -> Tensor:
-        """Build the item matrix.
+    def forward(self, items: Tensor, is_known: Tensor, text_vectors: Tensor | None) -> Tensor:
+        """Build the vectors of some items.
 
         Args:
-            text_vectors: (V, E) float, whitened; row 0 is padding. None without text.
+            items: (C,) int64 rows of the catalogue.
+            is_known: (V,) bool, items met in training; the others' ID vectors say nothing. False
+                for padding.
+            text_vectors: (V, E) float, whitened; row 0 is padding and zero. None without text.
         Returns:
-            (V, H) float; row 0 is zero.
+            (C, H) float; padding is zero.
         """
-        items: Tensor | None = None
+        vectors: Tensor | None = None
         if self.id_embedding is not None:
-            items = self.id_embedding.weight  # (V, H)
+            counts = is_known[items]
+            if self.training and self.id_dropout_prob:
+                stays = torch.rand(len(items), device=items.device) >= self.id_dropout_prob
+                counts = counts & stays
+            vectors = self.id_embedding(items) * counts.unsqueeze(1)  # (C, H)
         if self.adaptor is not None:
             assert text_vectors is not None, "a model with an adaptor needs text vectors"
-            adapted = self.adaptor(text_vectors)  # (V, H)
-            items = adapted if items is None else items + adapted
-        assert items is not None, "a model needs an ID vector, a text vector, or both"
-        is_item = torch.ones(len(items), 1, dtype=items.dtype, device=items.device)
-        is_item[0] = 0
-        return items * is_item
+            adapted = self.adaptor(text_vectors[items])  # (C, H)
+            vectors = adapted if vectors is None else vectors + adapted
+        assert vectors is not None, "a model needs an ID vector, a text vector, or both"
+        return vectors
+
+
+class RepeatBias(nn.Module):
+    """What is added to an item's score because the user met it before.
+
+    Shops sell refills, nobody rates a film twice: a product of vectors ranks the items of a history
+    first, wherever repeats are rare. One learned number for the last item, one for the item before,
+    and so on; the last number serves all older ones.
+
+    Source: the repeat and explore modes of RepeatNet, arXiv:1812.02646, as a bias.
+    """
+
+    STEP = 10.0
+    """A bias has to cross several units while vectors move by hundredths; this is its lead."""
+
+    def __init__(self, n_lags: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(n_lags))
+
+    def forward(self, item_seq: Tensor, rows: Tensor, positions: Tensor) -> Adjustments:
+        """The adjustments of states' scores.
+
+        Args:
+            item_seq: (B, L) int64, right-padded with 0.
+            rows, positions: (N,) int64; state n is sequence ``rows[n]`` after ``positions[n]``.
+        Returns:
+            Adjustments whose rows are states and whose items are catalogue rows. An item that was
+            met several times counts at its latest place.
+        """
+        steps = torch.arange(item_seq.shape[1], device=item_seq.device)
+        is_same = item_seq.unsqueeze(2) == item_seq.unsqueeze(1)  # (B, L, L)
+        is_later = steps > steps.unsqueeze(1)  # (L, L)
+        # Where the same item comes next; L where it does not.
+        next_place = torch.where(is_same & is_later, steps, len(steps)).amin(2)  # (B, L)
+        is_latest = (steps <= positions.unsqueeze(1)) & (positions.unsqueeze(1) < next_place[rows])
+        states, places = is_latest.nonzero(as_tuple=True)  # (P,)
+        lags = (positions[states] - places).clamp(max=len(self.weight) - 1)
+        return Adjustments(states, item_seq[rows[states], places], self.STEP * self.weight[lags])
 
 
 class SequenceEncoder(nn.Module):
@@ -149,6 +242,18 @@ class SequenceEncoder(nn.Module):
         for block in self.blocks:
             states = block(states, src_mask=mask, is_causal=True)
         return cast(Tensor, self.output_norm(states))
+
+
+class Network(nn.Module):
+    """The trained parts together, so that their weights are averaged together."""
+
+    def __init__(
+        self, items: ItemEncoder, sequences: SequenceEncoder, repeats: RepeatBias | None
+    ) -> None:
+        super().__init__()
+        self.items = items
+        self.sequences = sequences
+        self.repeats = repeats
 
 
 def last_state(states: Tensor, item_seq_len: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """LLMSeqRec: RecBole's adapter around the network in ``layers``."""
 
+from typing import cast
+
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -7,17 +9,27 @@ from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.dataset import LLMSeqRecDataset
-from recbole_llm.layers import ItemEncoder, SequenceEncoder, last_state, score_vectors
+from recbole_llm.layers import (
+    ItemEncoder,
+    Network,
+    RepeatBias,
+    SequenceEncoder,
+    last_state,
+    score_vectors,
+)
+from recbole_llm.losses import all_candidates, cross_entropy, sampled_candidates
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     """A causal sequence model over items that a pretrained language model describes.
 
     An item is a trainable ID vector plus an adapted, whitened text vector; a user is the state of a
-    causal self-attention network after the last item; a score is their product. Trained by full
-    cross-entropy at every position of a sequence.
+    causal self-attention network after the last item; a score is their product, and a learned bias
+    where the user met the item before. Trained by cross-entropy over the catalogue at every position
+    of a sequence; ranked by an exponential average of the weights.
 
     Source: SASRec (arXiv:1808.09781) with text as in UniSRec (arXiv:2206.05941); unlike SASRec the
     loss is the softmax over the whole catalogue, unlike UniSRec the ID vector stays.
@@ -28,57 +40,91 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     def __init__(self, config: Config, dataset: LLMSeqRecDataset) -> None:
         super().__init__(config, dataset)
         options = dataset.options
-        self.sequence_config = options.sequence
+        self.options = options
         text_vectors = None
         if options.uses_text:
             text_vectors = torch.from_numpy(dataset.text_vectors(str(config["device"])))
         # Not persistent: a checkpoint does not carry what the cache holds.
         self.register_buffer("text_vectors", text_vectors, persistent=False)
-        self.item_encoder = ItemEncoder(
-            self.n_items,
-            options.sequence.hidden_size,
-            0 if text_vectors is None else text_vectors.shape[1],
-            options.uses_id,
-            options.sequence.initializer_range,
-        )
-        self.sequence_encoder = SequenceEncoder(options.sequence)
+        self.register_buffer("is_known", torch.from_numpy(dataset.is_known()))
+        text_size = 0 if text_vectors is None else text_vectors.shape[1]
+        self.network = Network(
+            ItemEncoder(
+                self.n_items, options.sequence.hidden_size, text_size, options.uses_id,
+                options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
+            ),
+            SequenceEncoder(options.sequence),
+            RepeatBias(options.sequence.repeat_lags) if options.sequence.repeat_lags else None,
+        )  # fmt: skip
+        self.average: AveragedModel | None = None
+        if options.ema_decay:
+            rule = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.network, multi_avg_fn=rule).requires_grad_(False)
+
+    @property
+    def scoring_network(self) -> Network:
+        """What ranks: the averaged weights, where an average is kept."""
+        return self.network if self.average is None else cast(Network, self.average.module)
 
     def item_matrix(self) -> Tensor:
-        """(V, H) float item vectors by RecBole id; row 0 is zero."""
-        items: Tensor = self.item_encoder(self.text_vectors)
-        return items
+        """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero."""
+        items = torch.arange(self.n_items, device=self.is_known.device)
+        vectors: Tensor = self.scoring_network.items(items, self.is_known, self.text_vectors)
+        return vectors
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """(B, H) user states for (B, L) int64 sequences of (B,) int64 lengths."""
-        return last_state(self.sequence_encoder(self.item_matrix()[item_seq]), item_seq_len)
+        states = self.scoring_network.sequences(self.item_matrix()[item_seq])
+        return last_state(states, item_seq_len)
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over every real position of the batch's windows."""
-        item_seq = interaction[self.ITEM_SEQ]
+        if self.average is not None:  # of the weights as the last step left them
+            self.average.update_parameters(self.network)
         item_seq_len = interaction[self.ITEM_SEQ_LEN]
-        item_seq = item_seq[:, : int(item_seq_len.max())]  # (B, L')
+        item_seq = interaction[self.ITEM_SEQ][:, : int(item_seq_len.max())]  # (B, L')
         # The target of position t is item t+1; after the last one it is the row's own target.
         targets = functional.pad(item_seq[:, 1:], (0, 1))
         rows = torch.arange(len(item_seq), device=item_seq.device)
         targets[rows, item_seq_len - 1] = interaction[self.POS_ITEM_ID]
-        items = self.item_matrix()
-        states = self.sequence_encoder(items[item_seq])  # (B, L', H)
-        is_real_item = item_seq > 0
-        states = score_vectors(states[is_real_item], self.sequence_config)  # (N, H)
-        logits = states @ score_vectors(items[1:], self.sequence_config).T  # (N, V-1)
-        return functional.cross_entropy(logits, targets[is_real_item] - 1)
+        rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
+        targets = targets[rows, positions]
+        if self.options.loss_type == "CE":
+            candidates = all_candidates(self.is_known)
+        else:
+            met = torch.cat([item_seq.flatten(), targets])
+            candidates = sampled_candidates(self.is_known, met, self.options.n_negatives)
+        items = self.network.items(candidates.items, self.is_known, self.text_vectors)  # (C, H)
+        # Every item of a sequence is a candidate; padding takes any vector, no state sees it.
+        columns = candidates.columns(item_seq.clamp(min=1)).clamp(max=len(items) - 1)
+        states = self.network.sequences(items[columns])[rows, positions]  # (N, H)
+        adjustments = None
+        if self.network.repeats is not None:
+            adjustments = self.network.repeats(item_seq, rows, positions)
+            adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
+        return cross_entropy(
+            score_vectors(states, self.options.sequence),
+            score_vectors(items, self.options.sequence),
+            candidates.columns(targets),
+            adjustments,
+            candidates.log_weights,
+        )
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""
-        states = self._states(interaction)
-        items = score_vectors(self.item_matrix()[interaction[self.ITEM_ID]], self.sequence_config)
-        return (states * items).sum(-1)
+        rows = torch.arange(len(interaction), device=self.is_known.device)
+        return self.full_sort_predict(interaction)[rows, interaction[self.ITEM_ID]]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, V) scores of all items; column 0 is padding and scores 0."""
-        items = score_vectors(self.item_matrix(), self.sequence_config)
-        return self._states(interaction) @ items.T
-
-    def _states(self, interaction: Interaction) -> Tensor:
-        states = self(interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN])
-        return score_vectors(states, self.sequence_config)
+        item_seq_len = interaction[self.ITEM_SEQ_LEN]
+        item_seq = interaction[self.ITEM_SEQ][:, : int(item_seq_len.max())]
+        config = self.options.sequence
+        items = self.item_matrix()
+        states = last_state(self.scoring_network.sequences(items[item_seq]), item_seq_len)
+        scores = score_vectors(states, config) @ score_vectors(items, config).T
+        if self.scoring_network.repeats is not None:
+            rows = torch.arange(len(item_seq), device=item_seq.device)
+            adjustments = self.scoring_network.repeats(item_seq, rows, item_seq_len - 1)
+            scores.index_put_(adjustments[:2], adjustments.values, accumulate=True)
+        return scores

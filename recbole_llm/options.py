@@ -17,7 +17,7 @@ from recbole.utils import argument_list
 
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.errors import ConfigError
-from recbole_llm.layers import SequenceConfig
+from recbole_llm.layers import ADAPTORS, SequenceConfig
 
 _log = logging.getLogger(__name__)
 _RUN_KEYS = {
@@ -41,6 +41,11 @@ class ModelOptions:
     item_text: str | None
     text_size: int
     text_cache: Path
+    adaptor: str
+    id_dropout_prob: float
+    loss_type: str
+    n_negatives: int
+    ema_decay: float
     sequence: SequenceConfig
 
     @property
@@ -118,7 +123,12 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "initializer_range", float, lambda v: v > 0, "above 0")
     _check(config, "score", str, lambda v: v in ("dot", "cosine"), "dot or cosine")
     _check(config, "temperature", float, lambda v: v > 0, "above 0")
-    _check(config, "loss_type", str, lambda v: v == "CE", "CE; other losses are not implemented")
+    _check(config, "repeat_lags", int, lambda v: v >= 0, "at least 0")
+    _check(config, "adaptor", str, lambda v: v in ADAPTORS, " or ".join(ADAPTORS))
+    _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
+    _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
+    _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
     if config["train_neg_sample_args"]["distribution"] != "none":
         raise ConfigError(
             "train_neg_sample_args must be ~ (None): the loss runs over the whole catalogue, got "
@@ -136,6 +146,11 @@ def model_options(config: Config) -> ModelOptions:
         item_text=config["item_text"],
         text_size=config["text_size"],
         text_cache=Path(cache),
+        adaptor=config["adaptor"],
+        id_dropout_prob=float(config["id_dropout_prob"]),
+        loss_type=config["loss_type"],
+        n_negatives=config["n_negatives"],
+        ema_decay=float(config["ema_decay"]),
         sequence=SequenceConfig(
             hidden_size=config["hidden_size"],
             n_layers=config["n_layers"],
@@ -149,6 +164,7 @@ def model_options(config: Config) -> ModelOptions:
             initializer_range=float(config["initializer_range"]),
             score=config["score"],
             temperature=float(config["temperature"]),
+            repeat_lags=config["repeat_lags"],
         ),
     )
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,20 +126,10 @@ def _train_process(
     _log.info("data: %d rows to train on, %d items, %.1f s",
               len(loaders[0].dataset), full_dataset.item_num, time.monotonic() - started)  # fmt: skip
 
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    network = get_model(config["model"])(config, loaders[0]._dataset).to(config["device"])
-    logging.getLogger().info(network)
-    trainer = get_trainer(config["MODEL_TYPE"], config["model"])(config, network)
-    best = _BestWeights(network, config["valid_metric_bigger"])
-    started = time.monotonic()
-    _, valid_result = trainer.fit(
-        loaders[0], loaders[1], saved=False, show_progress=config["show_progress"],
-        callback_fn=best,
-    )  # fmt: skip
-    epochs = len(trainer.train_loss_dict)
-    _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
-    best.restore()
-    test_result = trainer.evaluate(
+    fitted = fit(config, loaders[0], loaders[1])
+    network: Any = fitted.network
+    valid_result = fitted.valid_result
+    test_result = fitted.trainer.evaluate(
         loaders[2], load_best_model=False, show_progress=config["show_progress"]
     )
     environment = get_environment(config).draw()
@@ -149,9 +140,9 @@ def _train_process(
     logging.getLogger().info(f"test result: {test_result}")
     artifact = None
     if config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
-        metrics = {"valid": dict(valid_result or {}), "test": dict(test_result or {})}
+        metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
-    return TrainResult(dict(valid_result or {}), dict(test_result or {}), epochs, artifact)
+    return TrainResult(valid_result, dict(test_result or {}), fitted.epochs, artifact)
 
 
 def build_config(
@@ -208,21 +199,18 @@ def build_config(
     return config
 
 
-def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
+def build_data(
+    config: Config, dataset_class: type[Any] | None = None
+) -> tuple[Any, tuple[Any, Any, Any]]:
     """The data set and its train, validation and test loaders, from the files alone.
 
     ``recbole.data.create_dataset`` and ``data_preparation`` would unpickle files of an earlier run.
-    """
-    import recbole.data.dataset as datasets
 
-    class_name = f"{config['model']}Dataset"
-    if not hasattr(datasets, class_name):
-        class_name = {
-            ModelType.SEQUENTIAL: "SequentialDataset",
-            ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
-        }.get(config["MODEL_TYPE"], "Dataset")
+    Args:
+        dataset_class: the data set's class; by default the one RecBole takes for the model's name.
+    """
     try:
-        dataset = getattr(datasets, class_name)(config)
+        dataset = (dataset_class or _dataset_class(config))(config)
     except ValueError as error:  # pandas: a column of another type, an unbalanced quote, bytes
         raise DataError(f"data set {config['dataset']!r} cannot be read: {error}") from error
     logging.getLogger().info(dataset)
@@ -244,11 +232,76 @@ def build_data(config: Config) -> tuple[Any, tuple[Any, Any, Any]]:
     return dataset, (train, valid, test)
 
 
+def _dataset_class(config: Config) -> type[Any]:
+    import recbole.data.dataset as datasets
+
+    name = f"{config['model']}Dataset"
+    if not hasattr(datasets, name):
+        name = {
+            ModelType.SEQUENTIAL: "SequentialDataset",
+            ModelType.KNOWLEDGE: "KnowledgeBasedDataset",
+        }.get(config["MODEL_TYPE"], "Dataset")
+    found: type[Any] = getattr(datasets, name)
+    return found
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A network with the weights that were best on validation, and how it came to them."""
+
+    network: nn.Module
+    trainer: Any
+    """RecBole's trainer around the network; it evaluates."""
+    valid_result: dict[str, float]
+    epochs: int
+
+
+def fit(
+    config: Config,
+    train_data: Any,
+    valid_data: Any,
+    model_class: type[Any] | None = None,
+    trainer_class: type[Any] | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> Fitted:
+    """Build the network and train it to its best validation score.
+
+    Args:
+        train_data, valid_data: loaders from ``build_data``.
+        model_class, trainer_class: by default those RecBole takes for the model's name.
+        on_epoch: called after each validation with the epoch, from 0, and its score.
+    """
+    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
+    network = (model_class or get_model(config["model"]))(config, train_data._dataset)
+    network = network.to(config["device"])
+    logging.getLogger().info(network)
+    trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
+    trainer = trainer_class(config, network)
+    best = _BestWeights(network, config["valid_metric_bigger"], on_epoch)
+    started = time.monotonic()
+    # recbole/model/sequential_recommender/sine.py turns anomaly detection on for every model.
+    with torch.autograd.set_detect_anomaly(False):
+        _, valid_result = trainer.fit(
+            train_data, valid_data, saved=False, show_progress=config["show_progress"],
+            callback_fn=best,
+        )  # fmt: skip
+    epochs = len(trainer.train_loss_dict)
+    _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
+    best.restore()
+    return Fitted(network, trainer, dict(valid_result or {}), epochs)
+
+
 class _BestWeights:
     """A callback for RecBole's ``fit``: keeps the weights that were best on validation in memory."""
 
-    def __init__(self, model: nn.Module, bigger: bool) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        bigger: bool,
+        on_epoch: Callable[[int, float], None] | None,
+    ) -> None:
         self._model = model
+        self._on_epoch = on_epoch
         self._sign = 1.0 if bigger else -1.0
         self._best = -math.inf
         self._weights: dict[str, Tensor] | None = None
@@ -257,6 +310,8 @@ class _BestWeights:
         if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
             self._best = self._sign * valid_score
             self._weights = copy.deepcopy(self._model.state_dict())
+        if self._on_epoch is not None:
+            self._on_epoch(epoch, valid_score)
 
     def restore(self) -> None:
         """Put the best weights back; with no validation, the last epoch's stay."""

@@ -24,6 +24,7 @@ SEQUENCE = SequenceConfig(
     initializer_range=0.5,
     score="dot",
     temperature=0.07,
+    repeat_lags=2,
 )
 
 
@@ -71,7 +72,8 @@ def random_artifact(item_ids: list[str], seed: int = 0, data_cut: str | None = N
         matrix[0] = 0
         weights = SequenceEncoder(SEQUENCE).state_dict()
     titles = [f"Title of {item}" for item in item_ids]
-    return Artifact(SEQUENCE, weights, matrix, item_ids, titles, {"data_cut": data_cut})
+    repeats = {"weight": torch.tensor([0.3, -0.2])}
+    return Artifact(SEQUENCE, weights, repeats, matrix, item_ids, titles, {"data_cut": data_cut})
 
 
 def write_events(events_folder: Path, day: str, rows: list[dict[str, object] | str]) -> None:

@@ -24,9 +24,9 @@ from torch import Tensor
 from recbole_llm.errors import ArtifactError
 from recbole_llm.layers import SequenceConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 ITEM_MATRIX = "item_matrix"
-_ENCODER = "sequence_encoder."
+_ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
 
 
@@ -37,6 +37,8 @@ class Artifact:
     sequence_config: SequenceConfig
     encoder_weights: dict[str, Tensor]
     """State of ``layers.SequenceEncoder``."""
+    repeat_weights: dict[str, Tensor]
+    """State of ``layers.RepeatBias``; empty without one."""
     item_matrix: Tensor
     """(V, H) float32 item vectors; row 0 is padding and zero."""
     item_ids: list[str]
@@ -59,6 +61,7 @@ def write_artifact(artifact: Artifact, root: Path) -> Path:
     staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=root))
     try:
         tensors = {_ENCODER + name: value for name, value in artifact.encoder_weights.items()}
+        tensors |= {_REPEATS + name: value for name, value in artifact.repeat_weights.items()}
         tensors[ITEM_MATRIX] = artifact.item_matrix
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
@@ -129,13 +132,18 @@ def load_artifact(path: Path) -> Artifact:
     known = {"format_version", "model_version", "files", "sequence", "n_items"}
     return Artifact(
         sequence_config=config,
-        encoder_weights={name.removeprefix(_ENCODER): value for name, value in tensors.items()},
+        encoder_weights=_part(tensors, _ENCODER),
+        repeat_weights=_part(tensors, _REPEATS),
         item_matrix=item_matrix,
         item_ids=items["item_id"],
         titles=items["title"],
         metadata={key: value for key, value in index.items() if key not in known},
         model_version=_version(hashes),
     )
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _read_json(path: Path) -> Any:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_llm.errors import ArtifactError, DataError
-from recbole_llm.layers import SequenceEncoder, last_state, score_vectors
+from recbole_llm.layers import RepeatBias, SequenceEncoder, last_state, score_vectors
+from recbole_llm.losses import Adjustments
 from recbole_llm.scoring.artifact import Artifact, load_artifact
 
 _BATCH = 256
@@ -46,11 +47,16 @@ class Scorer:
         self.device = torch.device(device)
         self._config = artifact.sequence_config
         self._encoder = SequenceEncoder(self._config)
+        self._repeats = RepeatBias(self._config.repeat_lags) if self._config.repeat_lags else None
         try:
             self._encoder.load_state_dict(artifact.encoder_weights)
+            if self._repeats is not None:
+                self._repeats.load_state_dict(artifact.repeat_weights)
         except RuntimeError as error:
             raise ArtifactError(f"weights do not fit the network: {error}") from None
         self._encoder.to(self.device).eval()
+        if self._repeats is not None:
+            self._repeats.to(self.device)
         self._items = artifact.item_matrix.to(self.device)  # (V, H)
         self._targets = score_vectors(self._items, self._config)  # (V, H)
         self._row = {item_id: row for row, item_id in enumerate(artifact.item_ids, start=1)}
@@ -104,9 +110,10 @@ class Scorer:
         for start in range(0, len(usable), _BATCH):
             batch = usable[start : start + _BATCH]
             seen = [rows[index] for index in batch]
-            values, found = self._rank(
-                self._encode(seen), seen if exclude_seen else None, k, allowed
-            )
+            states, adjustments = self._encode(seen)
+            if exclude_seen:
+                adjustments = _exclusions(seen, self.device)
+            values, found = self._rank(states, adjustments, k, allowed)
             for index, value, row in zip(batch, values.cpu().numpy(), found.tolist(), strict=True):
                 item_ids[index] = [self.artifact.item_ids[r - 1] for r in row]
                 scores[index] = value
@@ -124,31 +131,36 @@ class Scorer:
         allowed[[self._row[item] for item in eligible if item in self._row]] = True
         return allowed
 
-    def _encode(self, rows: list[list[int]]) -> Tensor:
-        """(B, H) states, ready for a product with item vectors."""
-        length = self._config.max_seq_length
-        item_seq = torch.zeros(len(rows), length, dtype=torch.int64)
+    def _encode(self, rows: list[list[int]]) -> tuple[Tensor, Adjustments]:
+        """(B, H) states, ready for a product with item vectors, and what repeats add to it."""
+        longest = min(max(map(len, rows)), self._config.max_seq_length)
+        item_seq = torch.zeros(len(rows), longest, dtype=torch.int64)
         for index, seq in enumerate(rows):
-            recent = seq[-length:]
+            recent = seq[-longest:]
             item_seq[index, : len(recent)] = torch.tensor(recent)
-        item_seq_len = (item_seq > 0).sum(1).to(self.device)
-        states = self._encoder(self._items[item_seq.to(self.device)])  # (B, L, H)
-        return score_vectors(last_state(states, item_seq_len), self._config)
+        item_seq = item_seq.to(self.device)
+        item_seq_len = (item_seq > 0).sum(1)
+        states = last_state(self._encoder(self._items[item_seq]), item_seq_len)
+        adjustments = _exclusions([], self.device)
+        if self._repeats is not None:
+            users = torch.arange(len(rows), device=self.device)
+            adjustments = self._repeats(item_seq, users, item_seq_len - 1)
+        return score_vectors(states, self._config), adjustments
 
     def _rank(
-        self, states: Tensor, seen: list[list[int]] | None, k: int, allowed: Tensor | None
+        self, states: Tensor, adjustments: Adjustments, k: int, allowed: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(B, K) scores and item rows, best first; equal scores come in no promised order."""
         best_scores = states.new_full((len(states), 0), 0.0)
         best_rows = torch.zeros(len(states), 0, dtype=torch.int64, device=self.device)
-        users, items = _pairs(seen, self.device)
+        users, items, values = adjustments
         for start in range(1, len(self._targets), _BLOCK):
             block = self._targets[start : start + _BLOCK]
             scores = states @ block.T  # (B, block)
             if allowed is not None:
                 scores[:, ~allowed[start : start + _BLOCK]] = -torch.inf
             inside = (items >= start) & (items < start + len(block))
-            scores[users[inside], items[inside] - start] = -torch.inf
+            scores[users[inside], items[inside] - start] += values[inside]
             top, index = scores.topk(min(k, len(block)), dim=1)
             best_rows = torch.cat([best_rows, index + start], dim=1)
             best_scores = torch.cat([best_scores, top], dim=1)
@@ -157,15 +169,11 @@ class Scorer:
         return best_scores, best_rows
 
 
-def _pairs(seen: list[list[int]] | None, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(N,) indices of sequences and (N,) item rows, one pair a seen item."""
-    lists = seen or []
-    users = [index for index, rows in enumerate(lists) for _ in rows]
-    items = [row for rows in lists for row in rows]
-    return (
-        torch.tensor(users, dtype=torch.int64, device=device),
-        torch.tensor(items, dtype=torch.int64, device=device),
-    )
+def _exclusions(seen: list[list[int]], device: torch.device) -> Adjustments:
+    """Minus infinity for every item of every sequence."""
+    pairs = [(user, item) for user, rows in enumerate(seen) for item in set(rows)]
+    users, items = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
+    return Adjustments(users, items, torch.full(users.shape, -torch.inf, device=device))
 
 
 def load_scorer(path: Path | str, device: str = "cpu") -> Scorer:

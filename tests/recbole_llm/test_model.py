@@ -39,7 +39,12 @@ def model(request: pytest.FixtureRequest, settings: dict[str, Any]) -> LLMSeqRec
     config = build_config("LLMSeqRec", "cycle", None, {**settings, "score": request.param})
     dataset, _ = build_data(config)
     torch.manual_seed(0)
-    return LLMSeqRec(config, dataset).eval()
+    model = LLMSeqRec(config, dataset).eval()
+    network = model.scoring_network
+    assert network.repeats is not None
+    torch.nn.init.normal_(network.repeats.weight)
+    model.network.load_state_dict(network.state_dict())
+    return model
 
 
 def _interaction(model: LLMSeqRec, sequences: list[list[int]], targets: list[int]) -> Interaction:
@@ -59,7 +64,7 @@ def _interaction(model: LLMSeqRec, sequences: list[list[int]], targets: list[int
 def test_a_later_item_never_changes_an_earlier_state(model: LLMSeqRec) -> None:
     items = model.item_matrix()
     one, other = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[1, 2, 3, 9, 8, 7]])
-    states, others = (model.sequence_encoder(items[seq]) for seq in (one, other))
+    states, others = (model.scoring_network.sequences(items[seq]) for seq in (one, other))
     torch.testing.assert_close(states[:, :3], others[:, :3])
     assert (states[:, 3] - others[:, 3]).abs().max() > 1e-3
 
@@ -68,7 +73,7 @@ def test_a_later_item_never_changes_an_earlier_state(model: LLMSeqRec) -> None:
 def test_padding_changes_nothing(model: LLMSeqRec) -> None:
     long = _interaction(model, [[1, 2, 3], [4, 5, 6, 7, 8, 9]], [1, 1])
     items = model.item_matrix()
-    alone = model.sequence_encoder(items[torch.tensor([[1, 2, 3]])])[:, -1]
+    alone = model.scoring_network.sequences(items[torch.tensor([[1, 2, 3]])])[:, -1]
     torch.testing.assert_close(
         model(long["item_id_list"], long["item_length"])[0], alone[0], atol=1e-5, rtol=1e-5
     )
@@ -93,13 +98,46 @@ def test_an_item_nobody_met_has_a_finite_score_of_its_own(model: LLMSeqRec) -> N
     assert len(scores[1:].unique()) == model.n_items - 1
 
 
-def test_loss_is_cross_entropy_at_every_position(model: LLMSeqRec) -> None:
-    batch = _interaction(model, [[1, 2, 3], [4]], [5, 6])
-    loss = model.calculate_loss(batch)
-    prefixes = _interaction(model, [[1], [1, 2], [1, 2, 3], [4]], [2, 3, 5, 6])
-    logits = model.full_sort_predict(prefixes)[:, 1:]
-    expected = torch.nn.functional.cross_entropy(logits, prefixes["item_id"] - 1)
-    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+def _prefix_loss(model: LLMSeqRec) -> torch.Tensor:
+    """The loss of [1, 2, 1] → 5 and [4] → 6, one prefix after another, by PyTorch's own function."""
+    prefixes = _interaction(model, [[1], [1, 2], [1, 2, 1], [4]], [2, 1, 5, 6])
+    logits = model.full_sort_predict(prefixes)
+    logits = logits.masked_fill(~model.is_known, -torch.inf)
+    return torch.nn.functional.cross_entropy(logits, prefixes["item_id"])
+
+
+def test_loss_is_cross_entropy_over_known_items_at_every_position(model: LLMSeqRec) -> None:
+    assert int(model.is_known.sum()) == len(CYCLE)  # neither padding nor the item nobody met
+    loss = model.calculate_loss(_interaction(model, [[1, 2, 1], [4]], [5, 6]))
+    torch.testing.assert_close(loss, _prefix_loss(model), atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_are_those_of_the_plain_loss(model: LLMSeqRec) -> None:
+    model.average = None  # so that full_sort_predict reads the weights that are trained
+    parameters = list(model.network.parameters())
+    loss = model.calculate_loss(_interaction(model, [[1, 2, 1], [4]], [5, 6]))
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    expected = torch.autograd.grad(_prefix_loss(model), parameters, allow_unused=True)
+    for parameter, one, other in zip(parameters, gradients, expected, strict=True):
+        zeros = torch.zeros_like(parameter)
+        torch.testing.assert_close(
+            zeros if one is None else one, zeros if other is None else other, atol=1e-5, rtol=1e-4
+        )
+
+
+@torch.no_grad()
+def test_the_average_ranks_and_lags_behind_the_trained_weights(model: LLMSeqRec) -> None:
+    batch = _interaction(model, [[1, 2]], [3])
+    before = model.full_sort_predict(batch)
+    for parameter in model.network.parameters():
+        parameter.add_(1.0)
+    torch.testing.assert_close(model.full_sort_predict(batch), before)
+    assert model.average is not None
+    start = [parameter.clone() for parameter in model.average.parameters()]
+    model.average.n_averaged.fill_(1)
+    model.calculate_loss(batch)
+    for parameter, old in zip(model.average.parameters(), start, strict=True):
+        torch.testing.assert_close(parameter, old + 0.01, atol=1e-6, rtol=1e-5)  # ema_decay 0.99
 
 
 @pytest.mark.slow
@@ -117,7 +155,7 @@ def test_exported_scorer_ranks_as_the_model_in_recbole(
     model: LLMSeqRec, settings: dict[str, Any], tmp_path: Path
 ) -> None:
     config = build_config(
-        "LLMSeqRec", "cycle", None, {**settings, "score": model.sequence_config.score}
+        "LLMSeqRec", "cycle", None, {**settings, "score": model.options.sequence.score}
     )
     dataset, _ = build_data(config)
     path = export_artifact(model, dataset, config, {}, tmp_path / "artifacts")

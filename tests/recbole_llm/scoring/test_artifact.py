@@ -51,8 +51,8 @@ def test_truncated(path: Path, name: str) -> None:
 
 def test_newer_format(path: Path) -> None:
     index = json.loads((path / "artifact.json").read_text())
-    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 2}))
-    with pytest.raises(ArtifactError, match="has artifact format 2, this version reads 1"):
+    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 3}))
+    with pytest.raises(ArtifactError, match="has artifact format 3, this version reads 2"):
         load_scorer(path)
 
 

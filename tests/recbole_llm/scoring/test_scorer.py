@@ -30,6 +30,8 @@ def _reference(seq: Sequence[str], k: int, exclude: set[str]) -> list[str]:
     with torch.no_grad():
         state = encoder.eval().double()(artifact.item_matrix.double()[rows][None])[0, -1]
     scores = artifact.item_matrix.double()[1:] @ state
+    for row in set(rows):  # the last item's bias is 10 * 0.3, an older one's 10 * -0.2
+        scores[row - 1] += 3.0 if row == rows[-1] else -2.0
     order = [IDS[row] for row in scores.argsort(descending=True, stable=True)]
     return [item for item in order if item not in exclude][:k]
 

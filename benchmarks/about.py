@@ -1,0 +1,46 @@
+"""What a results file says of its run: command, commit, versions, machine."""
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+DOCS = Path(__file__).parent.parent / "docs"
+_LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "scikit-learn", "numpy")
+
+
+def describe_run() -> dict[str, Any]:
+    """Command, commit, versions and machine. Call it before anything shortens ``sys.argv``."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    spec = sys.modules["__main__"].__spec__
+    name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
+    commit = git("rev-parse", "--short", "HEAD")
+    if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*/results", ":!../docs"):
+        commit += "+changes"
+    return {
+        "command": " ".join(["python -m", name, *sys.argv[1:]]),
+        "commit": commit,
+        "versions": {name: version(name) for name in _LIBRARIES},
+        "machine": describe_machine(),
+    }
+
+
+def describe_machine() -> str:
+    """The processor, the threads that torch uses, and the GPU where there is one."""
+    import torch
+
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    processor = names[0] if names else platform.processor()
+    cores = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    gpu = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    return ", ".join([processor, cores, *gpu])

@@ -1,0 +1,119 @@
+"""Run named models over named data sets and seeds; what is done is not done again.
+
+    python -m benchmarks.quality --data-path DIR         # all models on all data sets found there
+    python -m benchmarks.quality --dataset my-shop --data-path DIR --models sasrec llmseqrec
+    python -m benchmarks.quality --report                # tables and plot only
+
+Writes ``benchmarks/results/quality.json`` after every run, and at the end ``docs/quality.md`` with
+its plot. Protocol: RecBole's leave-one-out by time, the whole catalogue ranked, history not masked,
+the weights that were best on validation.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks.about import describe_run
+from benchmarks.quality import store
+from benchmarks.quality.models import MODELS
+from benchmarks.quality.report import write_report
+from benchmarks.quality.run import TOP, Outcome, run
+
+DATASETS = (
+    "ml-100k", "amazon-beauty-2014", "steam-100k", "amazon-industrial-2018w", "ml-latest-small",
+    "movietweetings-100k",
+)  # fmt: skip
+DEFAULT_MODELS = [name for name in MODELS if name != "sasrec-stock"]
+_log = logging.getLogger("benchmarks.quality")
+
+
+def main() -> None:
+    """Parse the command line, run what is missing, write the report."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", nargs="+", default=list(DATASETS), help="names of data sets")
+    parser.add_argument("--data-path", help="folder that holds the data sets' folders")
+    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS, choices=MODELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a RecBole key for all models; the rows are then printed and not kept",
+    )  # fmt: skip
+    parser.add_argument("--report", action="store_true", help="write the report and run nothing")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("recbole_llm").setLevel(logging.WARNING)
+    about = describe_run()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    if not args.report:
+        path = str(Path(args.data_path).absolute()) if args.data_path else None
+        settings = dict(pair.split("=", 1) for pair in args.set)
+        os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
+        for dataset in args.dataset:
+            if not _is_here(dataset, path):
+                _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
+                continue
+            for model in args.models:
+                for seed in args.seeds:
+                    _fill(model, dataset, path, seed, settings, about)
+    write_report()
+
+
+def _is_here(dataset: str, data_path: str | None) -> bool:
+    if dataset == "ml-100k":  # RecBole's wheel has it
+        return True
+    return data_path is not None and (Path(data_path) / dataset / f"{dataset}.inter").is_file()
+
+
+def _fill(
+    model: str, dataset: str, data_path: str | None, seed: int,
+    settings: dict[str, Any], about: dict[str, Any],
+) -> None:  # fmt: skip
+    """Run one row unless the results have it."""
+    if not settings and store.find(store.QUALITY, dataset=dataset, model=model, seed=seed):
+        return
+    entry = MODELS[model]
+    best: Outcome | None = None
+    best_choice: dict[str, Any] = {}
+    known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
+    grid = (json.loads(known["settings"]),) if known else entry.grid
+    tried = []
+    for choice in grid:
+        outcome = run(entry, dataset, data_path, seed, {**choice, **settings})
+        tried.append((choice, outcome))
+        if best is None or _valid(outcome) > _valid(best):
+            best, best_choice = outcome, choice
+    assert best is not None, "every entry has at least one setting"
+    row = {
+        "dataset": dataset, "model": model, "seed": seed,
+        f"ndcg@{TOP}": best.test[f"ndcg@{TOP}"], f"recall@{TOP}": best.test[f"recall@{TOP}"],
+        f"mrr@{TOP}": best.test[f"mrr@{TOP}"], f"valid_ndcg@{TOP}": _valid(best),
+        "epochs": best.epochs, "seconds": round(best.seconds, 1), "parameters": best.parameters,
+        **about,
+    }  # fmt: skip
+    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:9]))
+    if settings:
+        return
+    if not known and len(entry.grid) > 1:
+        for choice, outcome in tried:
+            store.add(store.TUNING, {
+                "dataset": dataset, "model": model, "seed": seed, "settings": json.dumps(choice),
+                f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
+                "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
+            })  # fmt: skip
+    store.write_ranks(row, best.ranks, best.cold)
+    store.add(store.QUALITY, row)
+
+
+def _valid(outcome: Outcome) -> float:
+    return outcome.valid[f"ndcg@{TOP}"]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The models by the names the results use: which network, on which rows, with which settings."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from recbole_llm.config_files import config_path
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One name of the results."""
+
+    model: str
+    """RecBole's name, which decides the default settings."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    grid: tuple[dict[str, Any], ...] = ({},)
+    """Settings tried with the first seed; the best on validation is kept for all seeds."""
+    network: str | None = None
+    """A class of ``baselines``; None for the model that RecBole finds by name."""
+    dataset: str | None = None
+    """The data set's class, likewise; a network of ``baselines`` takes whole sequences."""
+    config: str | None = None
+    """A file of ``configs/model`` on top of the defaults."""
+
+    @property
+    def config_files(self) -> list[str]:
+        """Paths for RecBole's ``config_file_list``."""
+        return [] if self.config is None else [str(config_path("model", self.config))]
+
+    def network_class(self) -> type[Any] | None:
+        """The class to train; None for RecBole's look-up."""
+        from benchmarks.quality import baselines
+
+        return None if self.network is None else getattr(baselines, self.network)
+
+    def dataset_class(self) -> type[Any] | None:
+        """The class that holds the rows; None for RecBole's look-up."""
+        from benchmarks.quality import baselines
+
+        name = self.dataset or (self.network and "WholeSequenceDataset")
+        return None if name is None else getattr(baselines, name)
+
+
+_TRAINING = {
+    "train_batch_size": 64, "learning_rate": 0.001, "epochs": 200, "stopping_step": 10,
+    "train_neg_sample_args": None,
+}  # fmt: skip
+_STOCK = {"epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
+_DROPOUTS = tuple({"hidden_dropout_prob": p, "attn_dropout_prob": p} for p in (0.2, 0.5))
+
+MODELS: dict[str, Entry] = {
+    "pop": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Popular"),
+    "markov": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Markov"),
+    "sasrec": Entry("SASRec", _TRAINING, _DROPOUTS, "WholeSASRec"),
+    "gru4rec": Entry(
+        "GRU4Rec", _TRAINING, ({"dropout_prob": 0.3}, {"dropout_prob": 0.5}), "WholeGRU4Rec"
+    ),
+    "bert4rec": Entry(
+        "BERT4Rec", {**_TRAINING, "epochs": 400}, _DROPOUTS, "WholeBERT4Rec", "ClosedWindows"
+    ),
+    "sasrec-stock": Entry("SASRec", _STOCK, dataset="SequentialDataset"),
+    "unisrec": Entry("LLMSeqRec", config="UniSRec"),
+    "llmseqrec": Entry("LLMSeqRec"),
+    "llmseqrec-id": Entry("LLMSeqRec", {"item_repr": "id"}),
+    "llmseqrec-tfidf": Entry("LLMSeqRec", {"encoder": "tfidf"}),
+    "llmseqrec-minilm": Entry("LLMSeqRec", {"encoder": "minilm"}),
+    "llmseqrec-smollm2": Entry("LLMSeqRec", {"encoder": "smollm2-135m"}),
+    "llmseqrec-text": Entry("LLMSeqRec", {"item_repr": "text"}),
+}

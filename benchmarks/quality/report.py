@@ -1,0 +1,176 @@
+"""Tables and a plot from the results: means, spreads, and ratios with intervals over users."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable
+from statistics import mean, stdev
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.about import DOCS
+from benchmarks.quality import store
+from benchmarks.quality.models import MODELS
+from benchmarks.quality.run import TOP
+
+OURS, CONTROL = "llmseqrec", "llmseqrec-tfidf"
+PEERS = ("pop", "markov", "sasrec", "gru4rec", "bert4rec", "sasrec-stock")
+_HEAD = """# Quality
+
+Written by `python -m benchmarks.quality --report` from `benchmarks/results/quality.json`; each row
+there names its command, commit, versions and machine. Leave-one-out by time, ties in the file's
+order, the whole catalogue ranked, history not masked, the weights that were best on validation.
+Means over seeds; ± is the standard deviation over seeds.
+
+![NDCG@10 by data set and model](quality.svg)
+"""
+_METRICS = (f"ndcg@{TOP}", f"recall@{TOP}", f"mrr@{TOP}")
+_log = logging.getLogger("benchmarks.quality")
+
+Table = dict[str, dict[str, list[store.Row]]]
+"""Rows by data set and model."""
+
+
+def write_report() -> None:
+    """Write ``docs/quality.md`` and ``docs/quality.svg`` from ``results/quality.json``."""
+    table: Table = defaultdict(lambda: defaultdict(list))
+    for row in store.read(store.QUALITY):
+        table[row["dataset"]][row["model"]].append(row)
+    if not table:
+        return
+    DOCS.mkdir(exist_ok=True)
+    parts = [_HEAD, _ratio_table(table)]
+    parts += [_dataset_table(name, models) for name, models in table.items()]
+    (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
+    _plot(table)
+    _log.info("written: docs/quality.md, docs/quality.svg")
+
+
+def _ratio_table(table: Table) -> str:
+    lines = [
+        "## Ours against the best of the others, and against TF-IDF",
+        "",
+        f"Ratios of mean NDCG@{TOP}; in brackets the 95% interval from 2,000 bootstrap samples of the",
+        "test users. The best RecBole model is the one with the highest mean on the test rows, which",
+        "favours it.",
+        "",
+        *_head("Data set", "Ours", "Best RecBole", "Ours / it", "UniSRec-style", "Ours / it",
+               "TF-IDF", "Ours / it"),
+    ]  # fmt: skip
+    for dataset, models in table.items():
+        if OURS not in models:
+            continue
+        peers = [name for name in PEERS if name in models]
+        best = max(peers, key=lambda name: _mean(models[name]), default=None)
+        cells = [dataset, f"{_mean(models[OURS]):.4f}"]
+        for name in (best, "unisrec", CONTROL):
+            if name is None or name not in models:
+                cells += ["", ""]
+                continue
+            label = f"{name} " if name == best else ""
+            cells += [f"{label}{_mean(models[name]):.4f}", _ratio(dataset, models, name)]
+        lines.append(_line(cells))
+    return "\n".join([*lines, ""])
+
+
+def _ratio(dataset: str, models: dict[str, list[store.Row]], other: str) -> str:
+    gains = {name: _user_gains(dataset, name, models[name]) for name in (OURS, other)}
+    low, high = bootstrap_ratio(gains[OURS], gains[other])
+    return f"**{gains[OURS].mean() / gains[other].mean():.2f}** [{low:.2f}, {high:.2f}]"
+
+
+def _user_gains(dataset: str, model: str, rows: list[store.Row]) -> NDArray[np.float64]:
+    """(N,) NDCG of each test user, averaged over seeds."""
+    ranks = np.stack([store.read_ranks(dataset, model, row["seed"]) for row in rows])
+    return ndcg(ranks).mean(0)
+
+
+def ndcg(ranks: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """NDCG of one relevant item at each rank, from 1; rank 0 is a miss."""
+    gains: NDArray[np.float64] = np.where(
+        ranks > 0, 1 / np.log2(ranks.astype(float) + 1 + (ranks == 0)), 0.0
+    )
+    return gains
+
+
+def bootstrap_ratio(
+    ours: NDArray[np.float64],
+    theirs: NDArray[np.float64],
+    samples: int = 2000,
+) -> tuple[float, float]:
+    """The 95% interval of the ratio of two means over the same users, by resampling users."""
+    generator = np.random.default_rng(0)
+    ratios = []
+    for _ in range(samples):
+        index = generator.integers(0, len(ours), len(ours))
+        ratios.append(ours[index].mean() / theirs[index].mean())
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _dataset_table(dataset: str, models: dict[str, list[store.Row]]) -> str:
+    lines = [
+        f"## {dataset}",
+        "",
+        *_head("Model", "NDCG@10", "Recall@10", "MRR@10", "Valid NDCG@10", "Seeds", "Epochs",
+               "Seconds", "Parameters"),
+    ]  # fmt: skip
+    for name in MODELS:
+        if rows := models.get(name):
+            metrics = [f"{_mean(rows, metric):.4f}{_spread(rows, metric)}" for metric in _METRICS]
+            cells = [
+                name, *metrics, f"{_mean(rows, f'valid_ndcg@{TOP}'):.4f}", str(len(rows)),
+                f"{_mean(rows, 'epochs'):.0f}", f"{_mean(rows, 'seconds'):.0f}",
+                f"{rows[0]['parameters']:,}",
+            ]  # fmt: skip
+            lines.append(_line(cells))
+    return "\n".join([*lines, ""])
+
+
+def _head(*names: str) -> tuple[str, str]:
+    return _line(names), "|---" * len(names) + "|"
+
+
+def _line(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _mean(rows: list[store.Row], key: str = _METRICS[0]) -> float:
+    return mean(row[key] for row in rows)
+
+
+def _spread(rows: list[store.Row], key: str) -> str:
+    return f" ± {stdev(row[key] for row in rows):.4f}" if len(rows) > 1 else ""
+
+
+def _plot(table: Table) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "recbole_llm"  # the same picture is the same file
+    from matplotlib import pyplot
+
+    columns = min(3, len(table))
+    height = -(-len(table) // columns)
+    figure, axes = pyplot.subplots(
+        height, columns, figsize=(5 * columns, 3.6 * height), squeeze=False
+    )
+    for axis in axes.flat[len(table) :]:
+        axis.remove()
+    for axis, (dataset, models) in zip(axes.flat, table.items(), strict=False):
+        names = [name for name in MODELS if name in models][::-1]
+        values = [_mean(models[name]) for name in names]
+        colours = [
+            "#c44e52" if n == OURS else "#dd8452" if n.startswith(OURS) else "#4c72b0"
+            for n in names
+        ]
+        axis.barh(names, values, color=colours)
+        for place, name in enumerate(names):
+            points = [row[_METRICS[0]] for row in models[name]]
+            axis.plot(points, [place] * len(points), "k.", markersize=3)
+        axis.set_title(dataset, fontsize=10)
+        axis.tick_params(labelsize=8)
+        axis.set_xlabel(f"test NDCG@{TOP} (dots: seeds)", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(DOCS / "quality.svg", metadata={"Date": None})
+    pyplot.close(figure)

@@ -1,0 +1,67 @@
+"""The results on disk: one row a data set, model and seed, and the ranks behind it.
+
+``results/quality.json`` is a list of flat objects. ``results/ranks/<dataset>/<model>-<seed>.npz``
+holds each test user's rank, from which the intervals are drawn. ``results/tuning.json`` lists what
+the tuned models tried. Several processes may write at once.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from benchmarks.about import RESULTS
+
+QUALITY = RESULTS / "quality.json"
+TUNING = RESULTS / "tuning.json"
+Row = dict[str, Any]
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file; none before the first run."""
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    return rows
+
+
+def find(path: Path, **keys: Any) -> Row | None:
+    """The row whose columns equal ``keys``."""
+    return next((row for row in read(path) if keys.items() <= row.items()), None)
+
+
+def add(path: Path, row: Row) -> None:
+    """Add a row and keep the file sorted, whole at every moment."""
+    with _locked(path):
+        rows = [*read(path), row]
+        rows.sort(key=lambda row: (row["dataset"], row["model"], row["seed"]))
+        staged = path.with_suffix(".tmp")
+        staged.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        staged.rename(path)
+
+
+def write_ranks(row: Row, ranks: NDArray[np.uint8], cold: NDArray[np.bool_]) -> None:
+    """Keep the ranks of a run's test users, (N,) uint8, and which test items were cold."""
+    path = _ranks_path(row["dataset"], row["model"], row["seed"])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, ranks=ranks, cold=np.packbits(cold))
+
+
+def read_ranks(dataset: str, model: str, seed: int) -> NDArray[np.uint8]:
+    """(N,) uint8 ranks from 1, 0 below the tenth."""
+    with np.load(_ranks_path(dataset, model, seed), allow_pickle=False) as file:
+        ranks: NDArray[np.uint8] = file["ranks"]
+    return ranks
+
+
+def _ranks_path(dataset: str, model: str, seed: int) -> Path:
+    return RESULTS / "ranks" / dataset / f"{model}-{seed}.npz"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with FileLock(path.with_suffix(".lock")):
+        yield

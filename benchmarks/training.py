@@ -1,0 +1,185 @@
+"""How much sooner LLMSeqRec gets where RecBole's SASRec gets, and in how much less memory.
+
+    python -m benchmarks.training              # both parts; the first takes one to three hours
+    python -m benchmarks.training --threads 1  # on one core, both sides
+    python -m benchmarks.training --part memory
+
+**time_to_peer_ratio**: RecBole's own SASRec with its own defaults and full cross-entropy trains on ml-100k
+until its validation NDCG@10 has not risen for ten epochs. LLMSeqRec with its defaults then trains in a
+process of its own, from an empty text cache. The figure is the seconds the first needed to its best
+validation score over the seconds the second needed to reach that same score, loading, encoding and
+validation included on both sides.
+
+**dataset_memory_ratio**: peak resident memory that RecBole's ``SequentialDataset`` adds while it loads and
+splits a million synthetic interactions at length 200, over what ``WholeSequenceDataset`` adds.
+
+Writes ``benchmarks/results/training.json``; the curve of a finished SASRec run is kept and not run again
+unless ``--fresh`` is given.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.about import RESULTS, describe_run
+
+_PATH = RESULTS / "training.json"
+_PROTOCOL = {"metrics": ["NDCG"], "topk": [10], "valid_metric": "NDCG@10", "state": "WARNING",
+             "metric_decimal_place": 6, "show_progress": False, "eval_batch_size": 256}  # fmt: skip
+_PEER = {**_PROTOCOL, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
+
+
+def main() -> None:
+    """Run the parts asked for and print their figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=("time", "memory", "all"), default="all")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true", help="run SASRec again")
+    parser.add_argument("--interactions", type=int, default=1_000_000)
+    args = parser.parse_args()
+    import torch
+
+    torch.set_num_threads(args.threads)
+    about = describe_run()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {}
+    figures = content.setdefault("figures", {})
+    if args.part in ("time", "all"):
+        content["time"] = {**about, **_time_part(content, args)}
+        figures["time_to_peer_ratio"] = content["time"]["ratio"]
+        _write(content)
+    if args.part in ("memory", "all"):
+        content["memory"] = {**about, **_memory_part(args.interactions)}
+        figures["dataset_memory_ratio"] = content["memory"]["ratio"]
+        _write(content)
+    sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
+
+
+def _write(content: dict[str, Any]) -> None:
+    _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# --- time -------------------------------------------------------------------------------------
+
+
+def _time_part(content: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    sasrec = content.get("sasrec")
+    if args.fresh or not (sasrec and sasrec["finished"]) or sasrec["threads"] != args.threads:
+        curve = _in_process(_train, "SASRec", {**_PEER, "seed": args.seed}, args.threads)
+        sasrec = {**describe_run(), "threads": args.threads, "finished": True, "curve": curve}
+        content["sasrec"] = sasrec
+        _write(content)
+    settings = {**_PROTOCOL, "seed": args.seed}
+    ours = _in_process(_train, "LLMSeqRec", settings, args.threads)
+    best = max(score for _, score in sasrec["curve"])
+    peer_seconds = next(seconds for seconds, score in sasrec["curve"] if score >= best)
+    our_seconds = next((seconds for seconds, score in ours if score >= best), None)
+    sys.stdout.write(
+        f"valid NDCG@10 {best:.4f}: SASRec after {peer_seconds:.0f} s, LLMSeqRec after "
+        f"{'no time' if our_seconds is None else f'{our_seconds:.0f} s'} (its best: "
+        f"{max(score for _, score in ours):.4f})\n"
+    )
+    return {
+        "threads": args.threads,
+        "valid_ndcg@10": best,
+        "sasrec_seconds": peer_seconds,
+        "llmseqrec_seconds": our_seconds,
+        "ratio": None if our_seconds is None else round(peer_seconds / our_seconds, 1),
+        "llmseqrec_curve": ours,
+    }
+
+
+def _train(model: str, settings: dict[str, Any], threads: int) -> list[tuple[float, float]]:
+    """The validation curve: (seconds since the start, NDCG@10) of each epoch."""
+    started = time.monotonic()
+    import torch
+
+    torch.set_num_threads(threads)
+    from recbole_llm.train import build_config, build_data, fit
+
+    curve: list[tuple[float, float]] = []
+
+    def on_epoch(epoch: int, score: float) -> None:
+        curve.append((round(time.monotonic() - started, 1), round(score, 6)))
+        sys.stdout.write(f"{model} epoch {epoch}: {curve[-1][0]:.0f} s, {score:.4f}\n")
+        sys.stdout.flush()
+
+    if model == "LLMSeqRec":
+        settings = {**settings, "text_cache": "cache.sqlite"}
+    config = build_config(model, "ml-100k", None, settings)
+    _, (train_data, valid_data, _) = build_data(config)
+    fit(config, train_data, valid_data, on_epoch=on_epoch)
+    return curve
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+def _memory_part(n_interactions: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory() as folder:
+        _synthetic(Path(folder), n_interactions)
+        stock = _in_process(_peak_bytes, "recbole.data.dataset", "SequentialDataset", folder)
+        ours = _in_process(_peak_bytes, "recbole_llm.sequences", "WholeSequenceDataset", folder)
+    sys.stdout.write(
+        f"{n_interactions} interactions, length 200: SequentialDataset adds "
+        f"{stock / 2**20:.0f} MiB at its peak, WholeSequenceDataset {ours / 2**20:.0f} MiB\n"
+    )
+    return {
+        "interactions": n_interactions,
+        "max_item_list_length": 200,
+        "sequential_dataset_bytes": stock,
+        "whole_sequence_dataset_bytes": ours,
+        "ratio": round(ours / stock, 4),
+    }
+
+
+def _synthetic(folder: Path, n_interactions: int) -> None:
+    """Users of 100 interactions each, on average, with 50,000 items by a Zipf law."""
+    generator = np.random.default_rng(0)
+    users = np.sort(generator.integers(0, n_interactions // 100, n_interactions))
+    items = generator.zipf(1.2, n_interactions) % 50_000
+    path = folder / "synthetic" / "synthetic.inter"
+    path.parent.mkdir()
+    with path.open("w", encoding="utf-8") as file:
+        file.write("user_id:token\titem_id:token\ttimestamp:float\n")
+        file.writelines(
+            f"{u}\t{i}\t{t}\n" for t, (u, i) in enumerate(zip(users, items, strict=True))
+        )
+
+
+def _peak_bytes(module: str, name: str, folder: str) -> int:
+    """Peak resident memory that loading and splitting adds to a process that has imported all."""
+    import importlib
+
+    from recbole_llm.train import build_config, build_data
+
+    settings = {**_PROTOCOL, "data_path": folder, "MAX_ITEM_LIST_LENGTH": 200}
+    config = build_config("SASRec", "synthetic", None, settings)
+    dataset_class = getattr(importlib.import_module(module), name)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        before = int(file.read().split()[1]) * resource.getpagesize()
+    build_data(config, dataset_class)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _in_process(function: Any, *args: Any) -> Any:
+    """Call a function in a fresh process, in a folder of its own."""
+    context = multiprocessing.get_context("spawn")
+    with tempfile.TemporaryDirectory() as folder, context.Pool(1, os.chdir, (folder,)) as pool:
+        return pool.apply(function, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,150 @@
+"""Cross-entropy over the catalogue, in full or sampled, without a positions-by-items matrix.
+
+Sizes: N positions, V items including padding, C candidates, H hidden size, P score adjustments.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Logits made at once, numbers: what stays in a CPU's cache, and half a gibibyte of a GPU's memory."""
+
+
+class Adjustments(NamedTuple):
+    """What is added to single scores; each (row, item) stands once and rows do not decrease."""
+
+    rows: Tensor
+    """(P,) int64 positions."""
+    items: Tensor
+    """(P,) int64 columns of the score matrix."""
+    values: Tensor
+    """(P,) float."""
+
+
+class Candidates(NamedTuple):
+    """The items among which a target is found."""
+
+    items: Tensor
+    """(C,) int64 catalogue rows, ascending."""
+    log_weights: Tensor | None
+    """(C,) float: how many items of the catalogue each one stands for, as a logarithm; None for
+    one each."""
+
+    def columns(self, items: Tensor) -> Tensor:
+        """Where catalogue rows stand among the candidates; each must be there."""
+        return torch.searchsorted(self.items, items)
+
+
+def all_candidates(is_known: Tensor) -> Candidates:
+    """Every item met in training: that nobody chose what nobody could is no evidence against it.
+
+    Args:
+        is_known: (V,) bool; False for padding.
+    """
+    return Candidates(is_known.nonzero().squeeze(1), None)
+
+
+def sampled_candidates(is_known: Tensor, items: Tensor, n_negatives: int) -> Candidates:
+    """The batch's own items and an even sample of the others.
+
+    A sampled item stands for the ones that were not drawn, the batch's items for themselves, so the
+    expected sum of exponentials is the whole catalogue's.
+    Source: sampled softmax, Jean et al., arXiv:1412.2007.
+
+    Args:
+        is_known: (V,) bool; False for padding.
+        items: (N,) int64, all items and targets of the batch.
+        n_negatives: other items drawn.
+    """
+    is_own = torch.zeros_like(is_known)
+    is_own[items] = True
+    is_own[0] = False
+    others = (is_known & ~is_own).nonzero().squeeze(1)
+    n_drawn = min(n_negatives, len(others))
+    drawn = others[torch.randperm(len(others), device=others.device)[:n_drawn]]
+    found = is_own.clone()
+    found[drawn] = True
+    candidates = found.nonzero().squeeze(1)
+    weight = len(others) / n_drawn if n_drawn else 1.0
+    log_weights = torch.where(is_own[candidates], 0.0, math.log(weight))
+    return Candidates(candidates, log_weights)
+
+
+class _ChunkedCrossEntropy(torch.autograd.Function):
+    """Makes, uses and forgets the logits of a few positions at a time, gradient included.
+
+    PyTorch's ``cross_entropy`` keeps the (N, C) logits and a second matrix of their size for the
+    backward pass. Their gradient is known as soon as they are, so it is taken in the same visit.
+    Source: Cut Your Losses, arXiv:2411.09009.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, items: Tensor, targets: Tensor, rows: Tensor, columns: Tensor,
+        values: Tensor, log_weights: Tensor,
+    ) -> Tensor:  # fmt: skip
+        n, c = len(states), len(items)
+        chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 20) // c)
+        starts = torch.arange(0, n + chunk, chunk, device=rows.device)
+        cuts = torch.searchsorted(rows, starts).tolist()
+        loss = states.new_zeros((), dtype=torch.float32)
+        states_grad, values_grad = torch.empty_like(states), torch.empty_like(values)
+        items_grad = torch.zeros_like(items, dtype=torch.float32)
+        for number, start in enumerate(range(0, n, chunk)):
+            part, wanted = states[start : start + chunk], targets[start : start + chunk]
+            logits = (part @ items.T).float() + log_weights  # (chunk, C)
+            own = slice(cuts[number], cuts[number + 1])
+            places = (rows[own] - start) * c + columns[own]
+            logits.view(-1).index_add_(0, places, values[own].float())
+            logits -= logits.amax(1, keepdim=True)
+            index = torch.arange(len(part), device=part.device)
+            target_logits = logits[index, wanted]
+            totals = logits.exp_().sum(1, keepdim=True)
+            loss += (totals.log().squeeze(1) - target_logits).sum()
+            logits /= totals  # the probabilities
+            logits[index, wanted] -= 1  # the gradient of the loss by the logits
+            values_grad[own] = logits.view(-1)[places].to(values.dtype)
+            gradient = logits.to(states.dtype)
+            states_grad[start : start + chunk] = gradient @ items
+            items_grad += gradient.T @ part
+        ctx.save_for_backward(states_grad / n, (items_grad / n).to(items.dtype), values_grad / n)
+        return loss / n
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        states_grad, items_grad, values_grad = ctx.saved_tensors
+        return (
+            states_grad * gradient.to(states_grad.dtype), items_grad * gradient.to(items_grad.dtype),
+            None, None, None, values_grad * gradient.to(values_grad.dtype), None,
+        )  # fmt: skip
+
+
+def cross_entropy(
+    states: Tensor,
+    items: Tensor,
+    targets: Tensor,
+    adjustments: Adjustments | None = None,
+    log_weights: Tensor | None = None,
+) -> Tensor:
+    """Mean cross-entropy of each state's target against the candidates.
+
+    Args:
+        states: (N, H) float.
+        items: (C, H) float vectors of the candidates.
+        targets: (N,) int64 rows of ``items``.
+        adjustments: added to the scores before the softmax; items are rows of ``items``.
+        log_weights: (C,) float, added to every state's scores.
+    Returns:
+        Scalar float32, in nats. Memory: some H·(N + C) numbers and a few megabytes of logits.
+    """
+    if adjustments is None:
+        nothing = targets.new_zeros(0)
+        adjustments = Adjustments(nothing, nothing, states.new_zeros(0))
+    if log_weights is None:
+        log_weights = states.new_zeros(1)
+    apply: Any = _ChunkedCrossEntropy.apply
+    loss: Tensor = apply(states, items, targets, *adjustments, log_weights)
+    return loss

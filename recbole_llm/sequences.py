@@ -1,0 +1,121 @@
+"""Whole-sequence training inside RecBole's own split, for any causal model.
+
+RecBole's ``SequentialDataset`` makes a row of every prefix of every user: L copies of the work and
+of the memory. A causal model predicts at all positions of a prefix in one pass, so for training it
+needs only the few prefixes that cover each position once. This class keeps RecBole's rows as
+(user, target, position) without their sequences, lets RecBole split them by its own code, thins the
+training rows to windows, and cuts a batch's sequences out of one flat array when it is asked for.
+"""
+
+from collections import Counter
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from recbole.data.dataset import SequentialDataset
+from recbole.data.interaction import Interaction
+from recbole.utils.enum_type import FeatureSource, FeatureType
+from torch import Tensor
+
+from recbole_llm.errors import DataError
+
+_POSITION = "target_position"
+"""Where a row's target stands in the flat array; a field of ``inter_feat``, so it is split with it."""
+
+
+class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
+    """RecBole's sequential dataset with one row a window of a user's training sequence.
+
+    Rows, split and evaluation sequences equal those of ``SequentialDataset``; ties in time keep the
+    file's order, as there.
+    """
+
+    inter_feat: Any  # a DataFrame while loading, an Interaction afterwards
+
+    def data_augmentation(self) -> None:
+        """Make RecBole's rows, one a prefix, without the prefixes themselves."""
+        self._check_field("uid_field", "time_field")
+        if self.time_field not in self.inter_feat:
+            raise DataError(
+                f"a sequential model needs the time field {self.time_field!r} in "
+                f"{self.dataset_path}/{self.dataset_name}.inter (TIME_FIELD, load_col)"
+            )
+        self.item_id_list_field = self.iid_field + self.config["LIST_SUFFIX"]
+        self.set_field_property(
+            self.item_id_list_field,
+            FeatureType.TOKEN_SEQ,
+            FeatureSource.INTERACTION,
+            self.max_item_list_len,
+        )
+        self.set_field_property(
+            self.item_list_length_field, FeatureType.TOKEN, FeatureSource.INTERACTION, 1
+        )
+        self.sort(by=[self.uid_field, self.time_field], ascending=True)
+        users = self.inter_feat[self.uid_field].numpy()
+        self._flat_items: Tensor = self.inter_feat[self.iid_field].clone()
+        is_first = np.r_[True, users[1:] != users[:-1]]
+        starts = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
+        targets = np.flatnonzero(~is_first)  # the first item of a user has no prefix
+        lengths = np.minimum(targets - starts[targets], self.max_item_list_len)
+        rows = self.inter_feat[targets]
+        rows.update(
+            Interaction(
+                {
+                    self.item_list_length_field: torch.from_numpy(lengths.astype(np.int64)),
+                    _POSITION: torch.from_numpy(targets.astype(np.int64)),
+                }
+            )
+        )
+        self.inter_feat = rows
+
+    def build(self) -> list[Self]:
+        """Split as RecBole does, then thin the training rows to windows."""
+        train, valid, test = super().build()
+        return [train._windows(), valid, test]
+
+    def _windows(self) -> Self:
+        """Keep of each user every L-th row from the last one back.
+
+        A kept row's prefix and target hold the targets of the rows before it, up to L of them, so
+        each training row is predicted exactly once an epoch.
+        """
+        if not len(self.inter_feat):
+            return self
+        order = np.lexsort((self.inter_feat[_POSITION].numpy(), self.inter_feat[self.uid_field]))
+        users = self.inter_feat[self.uid_field].numpy()[order]
+        is_last = np.r_[users[1:] != users[:-1], True]
+        ends = np.flatnonzero(is_last)[np.cumsum(np.r_[0, is_last[:-1]])]
+        steps_back = ends - np.arange(len(users))
+        keep = order[steps_back % self.max_item_list_len == 0]
+        windows: Self = self.copy(self.inter_feat[np.sort(keep)])
+        windows._split_rows = self.inter_feat
+        return windows
+
+    def training_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) items and (N,) the items that followed them, once for each row of the split."""
+        rows = getattr(self, "_split_rows", self.inter_feat)
+        positions = rows[_POSITION]
+        return self._flat_items[positions - 1].numpy(), self._flat_items[positions].numpy()
+
+    def is_known(self) -> NDArray[np.bool_]:
+        """(V,) whether an item stands in the split's rows, in a prefix or as a target."""
+        known = np.zeros(self.item_num, dtype=bool)
+        known[np.concatenate(self.training_pairs())] = True
+        return known
+
+    def counter(self, field: str) -> Counter[int]:
+        """Count a field's values over all rows of the split, not over the windows alone."""
+        rows = getattr(self, "_split_rows", self.inter_feat)
+        return Counter(rows[field].numpy())
+
+    def __getitem__(self, index: Any, join: bool = True) -> Interaction:
+        rows = super().__getitem__(index, join)
+        lengths = rows[self.item_list_length_field]
+        starts = rows[_POSITION] - lengths
+        steps = torch.arange(self.max_item_list_len)
+        is_real_item = steps < lengths.unsqueeze(-1)  # (B, L)
+        positions = torch.where(is_real_item, starts.unsqueeze(-1) + steps, 0)
+        sequences = torch.where(is_real_item, self._flat_items[positions], 0)
+        rows.update(Interaction({self.item_id_list_field: sequences}))
+        return rows

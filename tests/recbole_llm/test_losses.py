@@ -1,0 +1,84 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional
+
+from recbole_llm import losses
+from recbole_llm.losses import Adjustments, all_candidates, cross_entropy, sampled_candidates
+
+
+@pytest.fixture(params=[1, 7, 1 << 20])
+def logits_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One position at a time, a few at a time with a rest, all at once."""
+    monkeypatch.setitem(losses._CHUNK_LOGITS, "cpu", 3 * request.param)
+
+
+@pytest.mark.usefixtures("logits_at_once")
+def test_value_and_gradients_are_pytorchs() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(10, 4, generator=generator, requires_grad=True)
+    items = torch.randn(6, 4, generator=generator, requires_grad=True)
+    values = torch.randn(5, generator=generator, requires_grad=True)
+    weights = torch.randn(6, generator=generator)
+    targets = torch.randint(0, 6, (10,), generator=generator)
+    rows, columns = torch.tensor([0, 0, 3, 9, 9]), torch.tensor([1, 5, 2, 0, 4])
+
+    loss = cross_entropy(states, items, targets, Adjustments(rows, columns, values), weights)
+    logits = (states @ items.T + weights).index_put((rows, columns), values, accumulate=True)
+    expected = functional.cross_entropy(logits, targets)
+
+    torch.testing.assert_close(loss, expected)
+    inputs = (states, items, values)
+    for one, other in zip(
+        torch.autograd.grad(loss * 3, inputs),
+        torch.autograd.grad(expected * 3, inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other)
+
+
+def test_all_candidates_are_the_items_met_in_training() -> None:
+    is_known = torch.tensor([False, True, False, True])
+    candidates = all_candidates(is_known)
+    assert candidates.items.tolist() == [1, 3]
+    assert candidates.log_weights is None
+    assert candidates.columns(torch.tensor([3, 1])).tolist() == [1, 0]
+
+
+def test_sampled_candidates_hold_the_batch_once_and_weigh_the_drawn() -> None:
+    is_known = torch.ones(101, dtype=torch.bool)
+    is_known[0] = is_known[50] = False  # padding, and an item nobody met
+    candidates = sampled_candidates(is_known, torch.tensor([7, 0, 7, 9]), n_negatives=20)
+    found = candidates.items.tolist()
+    assert found == sorted(set(found))
+    assert len(found) == 22
+    assert {7, 9} <= set(found)
+    assert not {0, 50} & set(found)
+    assert candidates.log_weights is not None
+    weights = dict(zip(found, candidates.log_weights.tolist(), strict=True))
+    assert weights.pop(7) == weights.pop(9) == 0
+    assert list(weights.values()) == pytest.approx([math.log(97 / 20)] * 20)
+
+
+def test_a_sample_of_everything_is_the_full_loss() -> None:
+    is_known = torch.ones(30, dtype=torch.bool)
+    is_known[0] = False
+    candidates = sampled_candidates(is_known, torch.tensor([3]), n_negatives=1000)
+    assert candidates.items.tolist() == list(range(1, 30))
+    assert candidates.log_weights is not None
+    assert candidates.log_weights.abs().max() == 0
+
+
+def test_the_sampled_partition_function_is_right_on_average() -> None:
+    torch.manual_seed(0)
+    scores = torch.randn(201)
+    is_known = torch.ones(201, dtype=torch.bool)
+    is_known[0] = False
+    sums = []
+    for _ in range(2000):
+        items, log_weights = sampled_candidates(is_known, torch.tensor([5, 6]), n_negatives=40)
+        assert log_weights is not None
+        sums.append((scores[items] + log_weights).exp().sum())
+    # The standard error of the mean is about 0.3%.
+    assert torch.stack(sums).mean() == pytest.approx(scores[1:].exp().sum().item(), rel=0.015)
