@@ -4,17 +4,17 @@
     python -m benchmarks.training --threads 1  # on one core, both sides
     python -m benchmarks.training --part memory
 
-**time_to_peer_ratio**: RecBole's own SASRec with its own defaults and full cross-entropy trains on ml-100k
-until its validation NDCG@10 has not risen for ten epochs. LLMSeqRec with its defaults then trains in a
-process of its own, from an empty text cache. The figure is the seconds the first needed to its best
-validation score over the seconds the second needed to reach that same score, loading, encoding and
-validation included on both sides.
+**time_to_peer_ratio**: RecBole's own SASRec with its own defaults and full cross-entropy trains on
+ml-100k until its validation NDCG@10 has not risen for ten epochs. LLMSeqRec with its defaults then
+trains in a process of its own, from an empty text cache. The figure is the seconds the first needed
+to its best validation score over the seconds the second needed to reach that same score; loading,
+encoding and validation count on both sides.
 
-**dataset_memory_ratio**: peak resident memory that RecBole's ``SequentialDataset`` adds while it loads and
-splits a million synthetic interactions at length 200, over what ``WholeSequenceDataset`` adds.
+**dataset_memory_ratio**: peak resident memory that ``WholeSequenceDataset`` adds while it loads and
+splits a million synthetic interactions at length 200, over what RecBole's ``SequentialDataset`` adds.
 
-Writes ``benchmarks/results/training.json``; the curve of a finished SASRec run is kept and not run again
-unless ``--fresh`` is given.
+Writes ``benchmarks/results/training.json``; the curve of a finished SASRec run is kept, and not run
+again unless ``--fresh`` is given.
 """
 
 import argparse

@@ -3,6 +3,7 @@
     RecboleLlmError
     ├── ConfigError      a setting is unknown, missing or out of range
     ├── DataError        input rows or files are not what was promised
+    ├── TrainingError    training cannot go on from where it is
     ├── ArtifactError    an artifact is absent, damaged or of another format
     ├── AuditError       a night's table failed its checks and was not published
     └── NotFoundError    the user, day or table that was asked for does not exist
@@ -45,3 +46,9 @@ class AuditError(RecboleLlmError):
     """A night's table failed its checks; what was published before stands."""
 
     exit_code = 6
+
+
+class TrainingError(RecboleLlmError):
+    """Training cannot go on from where it is."""
+
+    exit_code = 7

@@ -256,6 +256,40 @@ class Network(nn.Module):
         self.repeats = repeats
 
 
+def length_groups(item_seq_len: Tensor) -> list[Tensor]:
+    """Split a batch so that no sequence is padded to more than twice its length, or to eight.
+
+    Most histories are short and one in a batch is long; padding all to that one would be most of
+    the work.
+
+    Args:
+        item_seq_len: (B,) int64.
+    Returns:
+        Row numbers, each row in one group.
+    """
+    sizes = (item_seq_len.clamp(min=8) - 1).log2().floor()  # 2 up to 8 items, 3 up to 16, ...
+    return [(sizes == size).nonzero().squeeze(1) for size in torch.unique(sizes)]
+
+
+def last_states(
+    encoder: SequenceEncoder, items: Tensor, item_seq: Tensor, length: Tensor
+) -> Tensor:
+    """Each sequence's state after its last real item.
+
+    Args:
+        items: (V, H) float item vectors.
+        item_seq: (B, L) int64 rows of ``items``, right-padded with 0.
+        length: (B,) int64, at least 1.
+    Returns:
+        (B, H) float.
+    """
+    states = items.new_empty(len(item_seq), items.shape[1])
+    for group in length_groups(length):
+        sequences = item_seq[group, : int(length[group].max())]
+        states[group] = last_state(encoder(items[sequences]), length[group])
+    return states
+
+
 def last_state(states: Tensor, item_seq_len: Tensor) -> Tensor:
     """Take each sequence's state after its last real item.
 

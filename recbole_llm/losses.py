@@ -4,6 +4,7 @@ Sizes: N positions, V items including padding, C candidates, H hidden size, P sc
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 
 _CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Logits made at once, numbers: what stays in a CPU's cache, and half a gibibyte of a GPU's memory."""
+
+_MIN_CHUNK = 64
+"""Positions at once, however large the catalogue: each chunk reads and writes all item vectors."""
 
 
 class Adjustments(NamedTuple):
@@ -22,6 +26,22 @@ class Adjustments(NamedTuple):
     """(P,) int64 columns of the score matrix."""
     values: Tensor
     """(P,) float."""
+
+
+def no_adjustments(states: Tensor) -> Adjustments:
+    """Nothing to add, on the device of ``states``."""
+    nothing = torch.zeros(0, dtype=torch.int64, device=states.device)
+    return Adjustments(nothing, nothing, states.new_zeros(0))
+
+
+def stack_adjustments(parts: Sequence[Adjustments], n_rows: Sequence[int]) -> Adjustments:
+    """Adjustments of groups of states, of ``n_rows`` each, as those of all states in a row."""
+    starts = [sum(n_rows[:number]) for number in range(len(parts))]
+    return Adjustments(
+        torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)]),
+        torch.cat([part.items for part in parts]),
+        torch.cat([part.values for part in parts]),
+    )
 
 
 class Candidates(NamedTuple):
@@ -87,7 +107,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         values: Tensor, log_weights: Tensor,
     ) -> Tensor:  # fmt: skip
         n, c = len(states), len(items)
-        chunk = max(1, _CHUNK_LOGITS.get(states.device.type, 1 << 20) // c)
+        chunk = max(_MIN_CHUNK, _CHUNK_LOGITS.get(states.device.type, 1 << 20) // c)
         starts = torch.arange(0, n + chunk, chunk, device=rows.device)
         cuts = torch.searchsorted(rows, starts).tolist()
         loss = states.new_zeros((), dtype=torch.float32)
@@ -140,9 +160,7 @@ def cross_entropy(
     Returns:
         Scalar float32, in nats. Memory: some H·(N + C) numbers and a few megabytes of logits.
     """
-    if adjustments is None:
-        nothing = targets.new_zeros(0)
-        adjustments = Adjustments(nothing, nothing, states.new_zeros(0))
+    adjustments = adjustments or no_adjustments(states)
     if log_weights is None:
         log_weights = states.new_zeros(1)
     apply: Any = _ChunkedCrossEntropy.apply

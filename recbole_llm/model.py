@@ -12,15 +12,25 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.dataset import LLMSeqRecDataset
+from recbole_llm.errors import TrainingError
 from recbole_llm.layers import (
     ItemEncoder,
     Network,
     RepeatBias,
     SequenceEncoder,
-    last_state,
+    last_states,
+    length_groups,
     score_vectors,
 )
-from recbole_llm.losses import all_candidates, cross_entropy, sampled_candidates
+from recbole_llm.losses import (
+    Adjustments,
+    Candidates,
+    all_candidates,
+    cross_entropy,
+    no_adjustments,
+    sampled_candidates,
+    stack_adjustments,
+)
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -41,6 +51,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         super().__init__(config, dataset)
         options = dataset.options
         self.options = options
+        self.user_tokens = dataset.field2id_token[dataset.uid_field]
         text_vectors = None
         if options.uses_text:
             text_vectors = torch.from_numpy(dataset.text_vectors(str(config["device"])))
@@ -74,41 +85,68 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
         """(B, H) user states for (B, L) int64 sequences of (B,) int64 lengths."""
-        states = self.scoring_network.sequences(self.item_matrix()[item_seq])
-        return last_state(states, item_seq_len)
+        return last_states(
+            self.scoring_network.sequences, self.item_matrix(), item_seq, item_seq_len
+        )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean cross-entropy over every real position of the batch's windows."""
+        """Mean cross-entropy over every real position of the batch's windows.
+
+        Raises:
+            TrainingError: the loss is not finite; the message names the batch's users.
+        """
         if self.average is not None:  # of the weights as the last step left them
             self.average.update_parameters(self.network)
-        item_seq_len = interaction[self.ITEM_SEQ_LEN]
-        item_seq = interaction[self.ITEM_SEQ][:, : int(item_seq_len.max())]  # (B, L')
-        # The target of position t is item t+1; after the last one it is the row's own target.
-        targets = functional.pad(item_seq[:, 1:], (0, 1))
-        rows = torch.arange(len(item_seq), device=item_seq.device)
-        targets[rows, item_seq_len - 1] = interaction[self.POS_ITEM_ID]
-        rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
-        targets = targets[rows, positions]
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         if self.options.loss_type == "CE":
             candidates = all_candidates(self.is_known)
         else:
-            met = torch.cat([item_seq.flatten(), targets])
+            met = torch.cat([item_seq.flatten(), interaction[self.POS_ITEM_ID]])
             candidates = sampled_candidates(self.is_known, met, self.options.n_negatives)
         items = self.network.items(candidates.items, self.is_known, self.text_vectors)  # (C, H)
+        parts = [
+            self._group(
+                candidates, items, item_seq[group, : int(lengths[group].max())], lengths[group],
+                interaction[self.POS_ITEM_ID][group],
+            )
+            for group in length_groups(lengths)
+        ]  # fmt: skip
+        states, targets, adjustments = zip(*parts, strict=True)
+        loss = cross_entropy(
+            score_vectors(torch.cat(states), self.options.sequence),
+            score_vectors(items, self.options.sequence),
+            torch.cat(targets),
+            stack_adjustments(adjustments, [len(part) for part in states]),
+            candidates.log_weights,
+        )
+        if not torch.isfinite(loss):
+            users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
+            raise TrainingError(
+                f"the loss is {loss.item()} on the batch of users {users}: look at their events "
+                "and their items' texts, or lower learning_rate"
+            )
+        return loss
+
+    def _group(
+        self, candidates: Candidates, items: Tensor, item_seq: Tensor, lengths: Tensor, last: Tensor
+    ) -> tuple[Tensor, Tensor, Adjustments]:
+        """(N, H) states of all real positions, (N,) columns of their targets, and adjustments.
+
+        Args:
+            item_seq: (B, L) int64; ``last`` (B,) holds the targets of the last positions.
+        """
+        # The target of position t is item t+1; after the last one it is the row's own target.
+        targets = functional.pad(item_seq[:, 1:], (0, 1))
+        targets[torch.arange(len(item_seq), device=item_seq.device), lengths - 1] = last
+        rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
         # Every item of a sequence is a candidate; padding takes any vector, no state sees it.
-        columns = candidates.columns(item_seq.clamp(min=1)).clamp(max=len(items) - 1)
+        columns = candidates.columns(item_seq).clamp(max=len(items) - 1)
         states = self.network.sequences(items[columns])[rows, positions]  # (N, H)
-        adjustments = None
+        adjustments = no_adjustments(states)
         if self.network.repeats is not None:
             adjustments = self.network.repeats(item_seq, rows, positions)
             adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-        return cross_entropy(
-            score_vectors(states, self.options.sequence),
-            score_vectors(items, self.options.sequence),
-            candidates.columns(targets),
-            adjustments,
-            candidates.log_weights,
-        )
+        return states, candidates.columns(targets[rows, positions]), adjustments
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""
@@ -117,14 +155,13 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, V) scores of all items; column 0 is padding and scores 0."""
-        item_seq_len = interaction[self.ITEM_SEQ_LEN]
-        item_seq = interaction[self.ITEM_SEQ][:, : int(item_seq_len.max())]
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         config = self.options.sequence
         items = self.item_matrix()
-        states = last_state(self.scoring_network.sequences(items[item_seq]), item_seq_len)
+        states = last_states(self.scoring_network.sequences, items, item_seq, lengths)
         scores = score_vectors(states, config) @ score_vectors(items, config).T
         if self.scoring_network.repeats is not None:
             rows = torch.arange(len(item_seq), device=item_seq.device)
-            adjustments = self.scoring_network.repeats(item_seq, rows, item_seq_len - 1)
+            adjustments = self.scoring_network.repeats(item_seq, rows, lengths - 1)
             scores.index_put_(adjustments[:2], adjustments.values, accumulate=True)
         return scores

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_llm.encoder import EncoderSpec, TextEncoder, fingerprint, locate_weights
+from recbole_llm.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 _CHUNK = 256
@@ -40,6 +41,8 @@ def encode_cached(
         load: builds the encoder; it is called only when some text is not cached.
     Returns:
         (N, E) float32 in the order of ``texts``.
+    Raises:
+        ConfigError: ``cache`` is another kind of file, or its vectors are not this encoder's.
     """
     started = time.monotonic()
     path = locate_weights(spec)
@@ -47,7 +50,7 @@ def encode_cached(
     encoder_key = fingerprint(path, spec)
     # The lock makes a second process wait for the first one's vectors instead of encoding them too.
     with FileLock(f"{cache}.lock"), sqlite3.connect(cache) as database:
-        database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
+        _check_is_cache(database, cache)
         keys = [_key(encoder_key, text) for text in texts]
         known = {key: vector for key in set(keys) if (vector := _get(database, key)) is not None}
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -59,7 +62,26 @@ def encode_cached(
         len(set(keys)), len(set(keys)) - len(missing), len(missing), spec.model,
         time.monotonic() - started,
     )  # fmt: skip
+    sizes = sorted({len(vector) for vector in known.values()})
+    if len(sizes) > 1:
+        raise ConfigError(
+            f"text_cache {cache} gives vectors of sizes {sizes} for one encoder, {spec.model}: "
+            "it was changed by hand or by another program. Delete it, or name another file"
+        )
     return np.stack([known[key] for key in keys])
+
+
+def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
+    try:
+        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+        if not tables:
+            database.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB)")
+            return
+        database.execute("SELECT key, vector FROM vectors LIMIT 0")
+    except sqlite3.DatabaseError as error:
+        raise ConfigError(
+            f"text_cache {cache} is no cache of text vectors ({error}); name another file"
+        ) from error
 
 
 def _encode_missing(

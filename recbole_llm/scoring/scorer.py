@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_llm.errors import ArtifactError, DataError
-from recbole_llm.layers import RepeatBias, SequenceEncoder, last_state, score_vectors
-from recbole_llm.losses import Adjustments
+from recbole_llm.layers import RepeatBias, SequenceEncoder, last_states, score_vectors
+from recbole_llm.losses import Adjustments, no_adjustments
 from recbole_llm.scoring.artifact import Artifact, load_artifact
 
 _BATCH = 256
@@ -140,8 +140,8 @@ class Scorer:
             item_seq[index, : len(recent)] = torch.tensor(recent)
         item_seq = item_seq.to(self.device)
         item_seq_len = (item_seq > 0).sum(1)
-        states = last_state(self._encoder(self._items[item_seq]), item_seq_len)
-        adjustments = _exclusions([], self.device)
+        states = last_states(self._encoder, self._items, item_seq, item_seq_len)
+        adjustments = no_adjustments(states)
         if self._repeats is not None:
             users = torch.arange(len(rows), device=self.device)
             adjustments = self._repeats(item_seq, users, item_seq_len - 1)

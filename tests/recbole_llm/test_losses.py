@@ -12,6 +12,7 @@ from recbole_llm.losses import Adjustments, all_candidates, cross_entropy, sampl
 def logits_at_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """One position at a time, a few at a time with a rest, all at once."""
     monkeypatch.setitem(losses._CHUNK_LOGITS, "cpu", 3 * request.param)
+    monkeypatch.setattr(losses, "_MIN_CHUNK", 1)
 
 
 @pytest.mark.usefixtures("logits_at_once")

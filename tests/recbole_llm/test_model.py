@@ -7,6 +7,7 @@ import pytest
 import torch
 from recbole.data.interaction import Interaction
 
+from recbole_llm.errors import TrainingError
 from recbole_llm.export import export_artifact
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring import load_scorer
@@ -56,6 +57,7 @@ def _interaction(model: LLMSeqRec, sequences: list[list[int]], targets: list[int
             "item_id_list": item_seq,
             "item_length": torch.tensor([len(sequence) for sequence in sequences]),
             "item_id": torch.tensor(targets),
+            "user_id": torch.arange(1, len(sequences) + 1),
         }
     )
 
@@ -123,6 +125,15 @@ def test_gradients_are_those_of_the_plain_loss(model: LLMSeqRec) -> None:
         torch.testing.assert_close(
             zeros if one is None else one, zeros if other is None else other, atol=1e-5, rtol=1e-4
         )
+
+
+def test_a_loss_that_is_no_number_names_the_batchs_users(model: LLMSeqRec) -> None:
+    with torch.no_grad():
+        next(model.network.parameters()).fill_(torch.nan)
+    with pytest.raises(
+        TrainingError, match=r"the loss is nan on the batch of users \['u0', 'u1'\]"
+    ):
+        model.calculate_loss(_interaction(model, [[1, 2, 1], [4]], [5, 6]))
 
 
 @torch.no_grad()

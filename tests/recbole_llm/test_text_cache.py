@@ -6,6 +6,7 @@ import pytest
 
 from recbole_llm import text_cache
 from recbole_llm.encoder import EncoderSpec, TextEncoder
+from recbole_llm.errors import ConfigError
 from recbole_llm.text_cache import encode_cached
 
 TEXTS = ["film", "a film", "film", "the cycle of film"]
@@ -56,3 +57,27 @@ def test_a_killed_run_keeps_what_it_had(
         encode_cached(TEXTS, spec, cache, "cpu", Dying)
     with sqlite3.connect(cache) as database:
         assert database.execute("SELECT count(*) FROM vectors").fetchone() == (2,)
+
+
+def test_another_file_is_no_cache(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:
+    spec = EncoderSpec(str(tiny_encoders["bert"]))
+    text = tmp_path / "notes.txt"
+    text.write_text("not a database, and long enough that sqlite looks at its head" * 20)
+    with pytest.raises(ConfigError, match=r"notes\.txt is no cache of text vectors"):
+        encode_cached(["film"], spec, text, "cpu")
+    other = tmp_path / "other.sqlite"
+    with sqlite3.connect(other) as database:
+        database.execute("CREATE TABLE films (title TEXT)")
+    with pytest.raises(ConfigError, match="no such table: vectors"):
+        encode_cached(["film"], spec, other, "cpu")
+
+
+def test_vectors_of_another_model_are_refused(
+    tiny_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, cache = EncoderSpec(str(tiny_encoders["bert"])), tmp_path / "cache.sqlite"
+    encode_cached(["film"], spec, cache, "cpu")
+    with sqlite3.connect(cache) as database:
+        database.execute("UPDATE vectors SET vector = ?", (np.ones(3, np.float32).tobytes(),))
+    with pytest.raises(ConfigError, match=r"vectors of sizes \[3, \d+\] for one encoder"):
+        encode_cached(["film", "a film"], spec, cache, "cpu")

@@ -1,0 +1,186 @@
+"""Items that nobody has met: what the text alone is worth to them, and what they cost the others.
+
+    python -m benchmarks.cold --dataset amazon-beauty-2014 --data-path DIR --seeds 1 2 3
+
+A random tenth of the items loses all its training events; the two held-out events of each user stay.
+The model trains on that and ranks the whole catalogue for everyone. **cold_recall_over_warm** is its
+Recall@10 on the users whose test item is one of the tenth, over its Recall@10 on the users whose
+validation and test items both are not.
+
+Beside it stands a run that never heard of the tenth: they are in neither file, and a user's held-out
+event with one of them is replaced by the user's own last training item, so that nobody's training
+sequence changes. **warm_kept** is the first run's Recall@10 over this one's, on the same warm users.
+
+A cold item is scored by its text on the same scale as the others because items go without their ID in
+training now and then, because an item without training events is no negative in the loss, and because
+its untrained ID is left out. Writes ``benchmarks/results/cold.json``.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.about import RESULTS, describe_run
+from benchmarks.quality.models import MODELS
+from benchmarks.quality.report import ndcg
+from benchmarks.quality.run import run
+
+_PATH = RESULTS / "cold.json"
+_log = logging.getLogger("benchmarks.cold")
+
+
+def main() -> None:
+    """Run both sides for each seed, keep each row as it comes, print the means."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", default="amazon-beauty-2014")
+    parser.add_argument("--data-path", required=True)
+    parser.add_argument("--model", default="llmseqrec", choices=MODELS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--share", type=float, default=0.1, help="of the items that turn cold")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    about = describe_run()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {"rows": []}
+    source = Path(args.data_path).absolute() / args.dataset
+    os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
+    for seed in args.seeds:
+        key = {"dataset": args.dataset, "model": args.model, "seed": seed, "share": args.share}
+        if any(key.items() <= row.items() for row in content["rows"]):
+            continue
+        row = {**key, **_measure(source, args.model, seed, args.share), **about}
+        content["rows"].append(row)
+        main_set = content["rows"][0]["dataset"]
+        ours = [r for r in content["rows"] if (r["model"], r["dataset"]) == ("llmseqrec", main_set)]
+        if ours:
+            content["figures"] = {
+                name: round(mean(row[name] for row in ours), 4)
+                for name in ("cold_recall_over_warm", "warm_kept")
+            }
+        _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(json.dumps(content.get("figures")) + f"\nwritten to {_PATH.name}\n")
+
+
+def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:
+    events = _Events(source)
+    chosen = np.random.default_rng(seed).permutation(events.trained_items())
+    cold = set(chosen[: round(share * len(chosen))].tolist())
+    cut = events.without(cold)
+    is_cold, is_warm = cut.groups()
+    with tempfile.TemporaryDirectory() as folder:
+        aware, unaware = (
+            run(MODELS[model], source.name, str(cut.write(Path(folder) / name, forget)), seed, {})
+            for name, forget in (("aware", False), ("never-heard", True))
+        )
+    assert len(aware.ranks) == len(unaware.ranks) == len(is_cold), "RecBole split otherwise"
+    result: dict[str, Any] = {
+        "cold_items": len(cold),
+        "users_left_out": len(events.users) - len(cut.users),
+        "cold_users": int(is_cold.sum()),
+        "warm_users": int(is_warm.sum()),
+        **_metrics("cold", aware.ranks[is_cold]),
+        **_metrics("warm", aware.ranks[is_warm]),
+        **_metrics("never_heard_warm", unaware.ranks[is_warm]),
+    }
+    result["cold_recall_over_warm"] = result["cold_recall@10"] / result["warm_recall@10"]
+    result["warm_kept"] = result["warm_recall@10"] / result["never_heard_warm_recall@10"]
+    result = {name: round(value, 6) for name, value in result.items()}
+    _log.info("%s", result)
+    return result
+
+
+def _metrics(group: str, ranks: NDArray[np.uint8]) -> dict[str, float]:
+    return {
+        f"{group}_recall@10": float((ranks > 0).mean()),
+        f"{group}_ndcg@10": float(ndcg(ranks).mean()),
+    }
+
+
+class _Events:
+    """The rows of an atomic data set by user, in time order; the last two of each are held out."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with (folder / f"{folder.name}.inter").open(encoding="utf-8") as file:
+            self.head, *lines = file.read().splitlines()
+        columns = [column.split(":")[0] for column in self.head.split("\t")]
+        self.item = columns.index("item_id")
+        user, time = columns.index("user_id"), columns.index("timestamp")
+        self.users: dict[str, list[list[str]]] = {}
+        for line in lines:
+            row = line.split("\t")
+            self.users.setdefault(row[user], []).append(row)
+        for rows in self.users.values():  # RecBole's float32, and its stable sort
+            rows.sort(key=lambda row: np.float32(row[time]))
+
+    def trained_items(self) -> list[str]:
+        """Items with a training event, in a fixed order."""
+        return sorted({row[self.item] for rows in self.users.values() for row in rows[:-2]})
+
+    def without(self, cold: set[str]) -> "_Cut":
+        """Take the cold items' training events away.
+
+        RecBole needs two training events of a user to hold two out: users who are left with fewer
+        are left out.
+        """
+        kept = []
+        for rows in self.users.values():
+            training = [row for row in rows[:-2] if row[self.item] not in cold]
+            if len(training) > 1:
+                kept.append((training, rows[-2:]))
+        return _Cut(self, cold, kept)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A data set after the cut: each user's training rows and the two held out."""
+
+    events: _Events
+    cold: set[str]
+    users: list[tuple[list[list[str]], list[list[str]]]]
+
+    def groups(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(N,) cold and (N,) warm test users, in the order in which RecBole numbers users."""
+        item = self.events.item
+        flags = np.array(
+            [[row[item] in self.cold for row in held_out] for _, held_out in self.users]
+        )
+        return flags[:, 1], ~flags.any(1)
+
+    def write(self, parent: Path, forget: bool) -> Path:
+        """Write the files under ``parent``; ``forget`` takes the cold items out of all of them."""
+        source, item = self.events.folder, self.events.item
+        folder = parent / source.name
+        folder.mkdir(parents=True)
+        lines = [self.events.head]
+        for training, held_out in self.users:
+            lines += ["\t".join(row) for row in training]
+            for row in held_out:
+                told = list(row)
+                if forget and row[item] in self.cold:
+                    told[item] = training[-1][item]
+                lines.append("\t".join(told))
+        (folder / f"{source.name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        with (source / f"{source.name}.item").open(encoding="utf-8") as file:
+            head, *items = file.read().splitlines()
+        if forget:
+            items = [line for line in items if line.split("\t")[0] not in self.cold]
+        text = "\n".join([head, *items]) + "\n"
+        (folder / f"{source.name}.item").write_text(text, encoding="utf-8")
+        return parent
+
+
+if __name__ == "__main__":
+    main()

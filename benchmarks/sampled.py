@@ -1,0 +1,145 @@
+"""Sampled softmax: what it costs in quality where full softmax fits, and what a million items take.
+
+    python -m benchmarks.sampled --dataset amazon-beauty-2014 --data-path DIR --seeds 1 2 3
+    python -m benchmarks.sampled --part memory
+
+**sampled_over_full**: mean test NDCG@10 of ``loss_type: sampled`` with ``n_negatives`` items over that
+of the default configuration, same seeds, same split.
+
+**peak_gib**: peak resident memory of training steps with a million items (weights, Adam's two
+moments, the average, text vectors of 256 components, 64 windows of 50 items), by either loss, with
+seconds a step.
+
+Writes ``benchmarks/results/sampled.json``.
+"""
+
+import argparse
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.about import RESULTS, describe_run
+from benchmarks.quality.models import MODELS
+from benchmarks.quality.run import run
+
+_PATH = RESULTS / "sampled.json"
+_log = logging.getLogger("benchmarks.sampled")
+
+
+def main() -> None:
+    """Run the parts asked for and print their figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=("quality", "memory", "all"), default="all")
+    parser.add_argument("--dataset", default="amazon-beauty-2014")
+    parser.add_argument("--data-path")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--negatives", type=int, default=4096)
+    parser.add_argument("--items", type=int, default=1_000_000)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    about = describe_run()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {}
+    figures = content.setdefault("figures", {})
+    if args.part in ("memory", "all"):
+        sizes = (args.items, args.negatives)
+        content["memory"] = {
+            **about, "items": args.items, "n_negatives": args.negatives,
+            **{loss: _in_process(_steps, loss, *sizes) for loss in ("sampled", "CE")},
+        }  # fmt: skip
+        figures["peak_gib"] = content["memory"]["sampled"]["peak_gib"]
+        _write(content)
+    if args.part in ("quality", "all"):
+        _quality(content, args, about)
+    sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
+
+
+def _write(content: dict[str, Any]) -> None:
+    _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]) -> None:
+    path = str(Path(args.data_path).absolute()) if args.data_path else None
+    rows = content.setdefault("rows", [])
+    os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
+    for seed in args.seeds:
+        for loss in ("CE", "sampled"):
+            key = {"dataset": args.dataset, "loss_type": loss, "n_negatives": args.negatives,
+                   "seed": seed}  # fmt: skip
+            if any(key.items() <= row.items() for row in rows):
+                continue
+            settings = {"loss_type": loss, "n_negatives": args.negatives}
+            found = run(MODELS["llmseqrec"], args.dataset, path, seed, settings)
+            rows.append({
+                **key, "ndcg@10": found.test["ndcg@10"], "recall@10": found.test["recall@10"],
+                "epochs": found.epochs, "seconds": round(found.seconds, 1), **about,
+            })  # fmt: skip
+            _log.info("%s", rows[-1])
+            _write(content)
+    sampled, full = (
+        mean(row["ndcg@10"] for row in rows if row["loss_type"] == loss)
+        for loss in ("sampled", "CE")
+    )
+    content["figures"]["sampled_over_full"] = round(sampled / full, 4)
+    _write(content)
+
+
+def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
+    """Three training steps of the network on random sequences."""
+    import torch
+    from torch.optim.swa_utils import AveragedModel
+
+    from recbole_llm.layers import ItemEncoder, Network, RepeatBias, SequenceConfig, SequenceEncoder
+    from recbole_llm.losses import all_candidates, cross_entropy, sampled_candidates
+
+    config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
+    network = Network(
+        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.0, 0.02),
+        SequenceEncoder(config),
+        RepeatBias(3),
+    )
+    average = AveragedModel(network).requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters())
+    text = torch.randn(n_items + 1, 256)
+    is_known = torch.ones(n_items + 1, dtype=torch.bool)
+    is_known[0] = False
+    seconds = []
+    for _ in range(3 if loss_type == "sampled" else 1):
+        started = time.monotonic()
+        item_seq, targets = torch.randint(1, n_items + 1, (2, 64, 50))
+        if loss_type == "sampled":
+            met = torch.cat([item_seq.flatten(), targets.flatten()])
+            candidates = sampled_candidates(is_known, met, n_negatives)
+        else:
+            candidates = all_candidates(is_known)
+        items = network.items(candidates.items, is_known, text)
+        states = network.sequences(items[candidates.columns(item_seq)]).flatten(0, 1)
+        columns = candidates.columns(targets.flatten())
+        loss = cross_entropy(states, items, columns, None, candidates.log_weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(network)
+        seconds.append(time.monotonic() - started)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"peak_gib": round(peak / 2**20, 2), "seconds_a_step": round(min(seconds), 2)}
+
+
+def _in_process(function: Any, *args: Any) -> Any:
+    """Call a function in a fresh process, so that its peak memory is its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, args)
+
+
+if __name__ == "__main__":
+    main()
