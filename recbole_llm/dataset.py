@@ -10,7 +10,7 @@ from recbole.config import Config
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_llm import tfidf
-from recbole_llm.encoder import find_encoder
+from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
 from recbole_llm.item_text import read_item_file, render_texts
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
@@ -85,13 +85,14 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         return [""] + [texts.get(token, "") for token in self.item_tokens()[1:]]
 
     def text_vectors(self, device: str) -> NDArray[np.float32]:
-        """Encode and whiten the items' texts.
+        """Encode and whiten the items' texts, by each encoder, and join the vectors.
 
         Items without text get the mean vector, a row of zeros after centring; they are counted in
         a warning.
 
         Returns:
-            (V, E) float32 by RecBole id; row 0 is padding and zero.
+            (V, E) float32 by RecBole id, E at most ``text_size`` times the number of encoders; row 0 is
+            padding and zero.
         """
         texts = self.item_texts()
         has_text = np.array([bool(text) for text in texts])
@@ -101,14 +102,18 @@ class LLMSeqRecDataset(WholeSequenceDataset):
                 f"{n_without} of {self.item_num - 1} items have no text; each gets the mean text "
                 "vector (zeros after centring)"
             )
-        encoded = self._encode([text for text in texts if text], device)
-        whitened = whiten(encoded, self.options.text_size)
+        described = [text for text in texts if text]
+        whitened = np.hstack(
+            [
+                whiten(self._encode(described, encoder, device), self.options.text_size)
+                for encoder in encoder_names(self.options.encoder)
+            ]
+        )
         vectors = np.zeros((len(texts), whitened.shape[1]), dtype=np.float32)
         vectors[has_text] = whitened
         return vectors
 
-    def _encode(self, texts: list[str], device: str) -> NDArray[np.float32]:
-        if self.options.encoder == tfidf.NAME:
+    def _encode(self, texts: list[str], encoder: str, device: str) -> NDArray[np.float32]:
+        if encoder == tfidf.NAME:
             return tfidf.tfidf_vectors(texts)
-        spec = find_encoder(self.options.encoder)
-        return encode_cached(texts, spec, self.options.text_cache, device)
+        return encode_cached(texts, find_encoder(encoder), self.options.text_cache, device)

@@ -47,8 +47,13 @@ class EncoderSpec:
             )
 
 
+def encoder_names(joined: str) -> list[str]:
+    """Split ``minilm+tfidf``; a path may hold a plus sign itself."""
+    return [joined] if Path(joined).exists() else joined.split("+")
+
+
 def find_encoder(name: str) -> EncoderSpec:
-    """Look up what the config key ``encoder`` names.
+    """Look up one encoder of the config key ``encoder``.
 
     Args:
         name: a name in ``configs/encoder/``, a YAML file of that form, a local folder, a ``.gguf``

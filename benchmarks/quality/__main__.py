@@ -94,10 +94,12 @@ def _fill(
         "dataset": dataset, "model": model, "seed": seed,
         f"ndcg@{TOP}": best.test[f"ndcg@{TOP}"], f"recall@{TOP}": best.test[f"recall@{TOP}"],
         f"mrr@{TOP}": best.test[f"mrr@{TOP}"], f"valid_ndcg@{TOP}": _valid(best),
+        f"masked_ndcg@{TOP}": best.masked_test[f"ndcg@{TOP}"],
+        f"masked_recall@{TOP}": best.masked_test[f"recall@{TOP}"],
         "epochs": best.epochs, "seconds": round(best.seconds, 1), "parameters": best.parameters,
         **about,
     }  # fmt: skip
-    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:9]))
+    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
     if settings:
         return
     if not known and len(entry.grid) > 1:
@@ -107,7 +109,7 @@ def _fill(
                 f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
                 "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
             })  # fmt: skip
-    store.write_ranks(row, best.ranks, best.cold)
+    store.write_ranks(row, best)
     store.add(store.QUALITY, row)
 
 

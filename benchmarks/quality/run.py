@@ -26,8 +26,11 @@ class Outcome:
 
     valid: dict[str, float]
     test: dict[str, float]
+    masked_test: dict[str, float]
+    """The same with the items of each user's history out of the ranking."""
     ranks: NDArray[np.uint8]
     """(N,) rank of each test user's item from 1; 0 below the tenth. Users in RecBole's order."""
+    masked_ranks: NDArray[np.uint8]
     cold: NDArray[np.bool_]
     """(N,) whether that item had no training event."""
     epochs: int
@@ -58,6 +61,9 @@ def run(
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
     test = fitted.trainer.evaluate(test_data, load_best_model=False)
+    ranks = keeper.ranks
+    _mask_history(fitted.network)
+    masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
     test_items = test_data._dataset.inter_feat[full.iid_field].numpy()
     if issubclass(type(train_data._dataset), WholeSequenceDataset):
         known = np.concatenate(train_data._dataset.training_pairs())
@@ -66,12 +72,24 @@ def run(
     return Outcome(
         valid=fitted.valid_result,
         test=dict(test),
-        ranks=keeper.ranks,
+        masked_test=dict(masked_test),
+        ranks=ranks,
+        masked_ranks=keeper.ranks,
         cold=~np.isin(test_items, known),
         epochs=fitted.epochs,
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
     )
+
+
+def _mask_history(network: Any) -> None:
+    """Let a network rank nothing that the sequence it reads holds."""
+    plain = network.full_sort_predict
+
+    def masked(interaction: Any) -> Any:
+        return plain(interaction).scatter(1, interaction[network.ITEM_SEQ], -np.inf)
+
+    network.full_sort_predict = masked
 
 
 class _RankKeeper:

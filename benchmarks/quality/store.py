@@ -16,6 +16,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS
+from benchmarks.quality.run import Outcome
 
 QUALITY = RESULTS / "quality.json"
 TUNING = RESULTS / "tuning.json"
@@ -43,17 +44,22 @@ def add(path: Path, row: Row) -> None:
         staged.rename(path)
 
 
-def write_ranks(row: Row, ranks: NDArray[np.uint8], cold: NDArray[np.bool_]) -> None:
-    """Keep the ranks of a run's test users, (N,) uint8, and which test items were cold."""
+def write_ranks(row: Row, outcome: Outcome) -> None:
+    """Keep a run's (N,) ranks, with history in the ranking and out of it, and which were cold."""
     path = _ranks_path(row["dataset"], row["model"], row["seed"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, ranks=ranks, cold=np.packbits(cold))
+    np.savez_compressed(
+        path,
+        ranks=outcome.ranks,
+        masked_ranks=outcome.masked_ranks,
+        cold=np.packbits(outcome.cold),
+    )
 
 
-def read_ranks(dataset: str, model: str, seed: int) -> NDArray[np.uint8]:
-    """(N,) uint8 ranks from 1, 0 below the tenth."""
+def read_ranks(dataset: str, model: str, seed: int, name: str = "ranks") -> NDArray[np.uint8]:
+    """(N,) uint8 ranks from 1, 0 below the tenth; ``name`` is ``ranks`` or ``masked_ranks``."""
     with np.load(_ranks_path(dataset, model, seed), allow_pickle=False) as file:
-        ranks: NDArray[np.uint8] = file["ranks"]
+        ranks: NDArray[np.uint8] = file[name]
     return ranks
 
 
