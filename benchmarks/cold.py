@@ -11,9 +11,10 @@ Beside it stands a run that never heard of the tenth: they are in neither file, 
 event with one of them is replaced by the user's own last training item, so that nobody's training
 sequence changes. **warm_kept** is the first run's Recall@10 over this one's, on the same warm users.
 
-A cold item is scored by its text on the same scale as the others because items go without their ID in
-training now and then, because an item without training events is no negative in the loss, and because
-its untrained ID is left out. Writes ``benchmarks/results/cold.json``.
+A cold item is scored by its text alone: its untrained ID is left out, and it is no negative in the
+loss. ``id_dropout_prob`` lets text alone learn the scale of text and ID together.
+
+Writes ``benchmarks/results/cold.json``.
 """
 
 import argparse

@@ -16,7 +16,6 @@ Writes ``benchmarks/results/sampled.json``.
 import argparse
 import json
 import logging
-import multiprocessing
 import os
 import resource
 import sys
@@ -27,6 +26,7 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.about import RESULTS, describe_run
+from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import run
 
@@ -55,7 +55,7 @@ def main() -> None:
         sizes = (args.items, args.negatives)
         content["memory"] = {
             **about, "items": args.items, "n_negatives": args.negatives,
-            **{loss: _in_process(_steps, loss, *sizes) for loss in ("sampled", "CE")},
+            **{loss: in_fresh_process(_steps, loss, *sizes) for loss in ("sampled", "CE")},
         }  # fmt: skip
         figures["peak_gib"] = content["memory"]["sampled"]["peak_gib"]
         _write(content)
@@ -133,12 +133,6 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
         seconds.append(time.monotonic() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_gib": round(peak / 2**20, 2), "seconds_a_step": round(min(seconds), 2)}
-
-
-def _in_process(function: Any, *args: Any) -> Any:
-    """Call a function in a fresh process, so that its peak memory is its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, args)
 
 
 if __name__ == "__main__":

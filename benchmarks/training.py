@@ -19,7 +19,6 @@ again unless ``--fresh`` is given.
 
 import argparse
 import json
-import multiprocessing
 import os
 import resource
 import sys
@@ -31,11 +30,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.about import RESULTS, describe_run
+from benchmarks.fresh_process import in_fresh_process
+from benchmarks.quality.run import PROTOCOL
 
 _PATH = RESULTS / "training.json"
-_PROTOCOL = {"metrics": ["NDCG"], "topk": [10], "valid_metric": "NDCG@10", "state": "WARNING",
-             "metric_decimal_place": 6, "show_progress": False, "eval_batch_size": 256}  # fmt: skip
-_PEER = {**_PROTOCOL, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
+_PEER = {**PROTOCOL, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
     content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {}
     figures = content.setdefault("figures", {})
     if args.part in ("time", "all"):
-        content["time"] = {**about, **_time_part(content, args)}
+        content["time"] = {**about, **_time_part(content, args, about)}
         figures["time_to_peer_ratio"] = content["time"]["ratio"]
         _write(content)
     if args.part in ("memory", "all"):
@@ -74,15 +73,17 @@ def _write(content: dict[str, Any]) -> None:
 # --- time -------------------------------------------------------------------------------------
 
 
-def _time_part(content: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+def _time_part(
+    content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]
+) -> dict[str, Any]:
     sasrec = content.get("sasrec")
     if args.fresh or not (sasrec and sasrec["finished"]) or sasrec["threads"] != args.threads:
-        curve = _in_process(_train, "SASRec", {**_PEER, "seed": args.seed}, args.threads)
-        sasrec = {**describe_run(), "threads": args.threads, "finished": True, "curve": curve}
+        curve = in_fresh_process(_train, "SASRec", {**_PEER, "seed": args.seed}, args.threads)
+        sasrec = {**about, "threads": args.threads, "finished": True, "curve": curve}
         content["sasrec"] = sasrec
         _write(content)
-    settings = {**_PROTOCOL, "seed": args.seed}
-    ours = _in_process(_train, "LLMSeqRec", settings, args.threads)
+    settings = {**PROTOCOL, "seed": args.seed}
+    ours = in_fresh_process(_train, "LLMSeqRec", settings, args.threads)
     best = max(score for _, score in sasrec["curve"])
     peer_seconds = next(seconds for seconds, score in sasrec["curve"] if score >= best)
     our_seconds = next((seconds for seconds, score in ours if score >= best), None)
@@ -130,8 +131,10 @@ def _train(model: str, settings: dict[str, Any], threads: int) -> list[tuple[flo
 def _memory_part(n_interactions: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         _synthetic(Path(folder), n_interactions)
-        stock = _in_process(_peak_bytes, "recbole.data.dataset", "SequentialDataset", folder)
-        ours = _in_process(_peak_bytes, "recbole_llm.sequences", "WholeSequenceDataset", folder)
+        stock = in_fresh_process(_peak_bytes, "recbole.data.dataset", "SequentialDataset", folder)
+        ours = in_fresh_process(
+            _peak_bytes, "recbole_llm.sequences", "WholeSequenceDataset", folder
+        )
     sys.stdout.write(
         f"{n_interactions} interactions, length 200: SequentialDataset adds "
         f"{stock / 2**20:.0f} MiB at its peak, WholeSequenceDataset {ours / 2**20:.0f} MiB\n"
@@ -165,20 +168,13 @@ def _peak_bytes(module: str, name: str, folder: str) -> int:
 
     from recbole_llm.train import build_config, build_data
 
-    settings = {**_PROTOCOL, "data_path": folder, "MAX_ITEM_LIST_LENGTH": 200}
+    settings = {**PROTOCOL, "data_path": folder, "MAX_ITEM_LIST_LENGTH": 200}
     config = build_config("SASRec", "synthetic", None, settings)
     dataset_class = getattr(importlib.import_module(module), name)
     with open("/proc/self/statm", encoding="ascii") as file:
         before = int(file.read().split()[1]) * resource.getpagesize()
     build_data(config, dataset_class)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-
-
-def _in_process(function: Any, *args: Any) -> Any:
-    """Call a function in a fresh process, in a folder of its own."""
-    context = multiprocessing.get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder, context.Pool(1, os.chdir, (folder,)) as pool:
-        return pool.apply(function, args)
 
 
 if __name__ == "__main__":

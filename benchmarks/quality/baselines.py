@@ -2,8 +2,7 @@
 
 RecBole trains its sequential models on one row a prefix, which takes hours on a CPU. A causal
 network gives the same loss terms in one pass over the whole sequence; the classes here are
-RecBole's own networks with only that changed. ``stock`` runs beside them in the results show that
-nothing is lost by it.
+RecBole's own networks with only that changed. ``sasrec-stock`` runs RecBole's rows, to hold beside.
 """
 
 from typing import Any
@@ -35,7 +34,7 @@ __all__ = [
 
 
 class Popular(SequentialRecommender):  # type: ignore[misc]
-    """Scores an item by how often it was met in training."""
+    """Scores an item by how often it was a target in training."""
 
     input_type = InputType.POINTWISE
 

@@ -31,8 +31,6 @@ class Outcome:
     ranks: NDArray[np.uint8]
     """(N,) rank of each test user's item from 1; 0 below the tenth. Users in RecBole's order."""
     masked_ranks: NDArray[np.uint8]
-    cold: NDArray[np.bool_]
-    """(N,) whether that item had no training event."""
     epochs: int
     seconds: float
     """Data, encoding, training and evaluation."""
@@ -48,7 +46,6 @@ def run(
         entry: the model.
         settings: RecBole keys on top of the entry's own.
     """
-    from recbole_llm.sequences import WholeSequenceDataset
     from recbole_llm.train import build_config, build_data, fit
 
     started = time.monotonic()
@@ -56,7 +53,7 @@ def run(
     if data_path:
         given["data_path"] = data_path
     config = build_config(entry.model, dataset, entry.config_files, given)
-    full, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
+    _, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
     fitted = fit(config, train_data, valid_data, entry.network_class())
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
@@ -64,18 +61,12 @@ def run(
     ranks = keeper.ranks
     _mask_history(fitted.network)
     masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
-    test_items = test_data._dataset.inter_feat[full.iid_field].numpy()
-    if issubclass(type(train_data._dataset), WholeSequenceDataset):
-        known = np.concatenate(train_data._dataset.training_pairs())
-    else:
-        known = train_data._dataset.inter_feat[full.iid_field].numpy()
     return Outcome(
         valid=fitted.valid_result,
         test=dict(test),
         masked_test=dict(masked_test),
         ranks=ranks,
         masked_ranks=keeper.ranks,
-        cold=~np.isin(test_items, known),
         epochs=fitted.epochs,
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),

@@ -45,14 +45,13 @@ def add(path: Path, row: Row) -> None:
 
 
 def write_ranks(row: Row, outcome: Outcome) -> None:
-    """Keep a run's (N,) ranks, with history in the ranking and out of it, and which were cold."""
+    """Keep a run's (N,) ranks, with history in the ranking and out of it."""
     path = _ranks_path(row["dataset"], row["model"], row["seed"])
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         path,
         ranks=outcome.ranks,
         masked_ranks=outcome.masked_ranks,
-        cold=np.packbits(outcome.cold),
     )
 
 
