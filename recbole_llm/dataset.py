@@ -103,10 +103,15 @@ class LLMSeqRecDataset(WholeSequenceDataset):
                 "vector (zeros after centring)"
             )
         described = [text for text in texts if text]
+        options = self.options
         whitened = np.hstack(
             [
-                whiten(self._encode(described, encoder, device), self.options.text_size)
-                for encoder in encoder_names(self.options.encoder)
+                whiten(
+                    self._encode(described, encoder, device),
+                    options.text_size,
+                    options.text_whitening,
+                )
+                for encoder in encoder_names(options.encoder)
             ]
         )
         vectors = np.zeros((len(texts), whitened.shape[1]), dtype=np.float32)

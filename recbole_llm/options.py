@@ -40,6 +40,7 @@ class ModelOptions:
     item_repr: str
     item_text: str | None
     text_size: int
+    text_whitening: float
     text_cache: Path
     adaptor: str
     id_dropout_prob: float
@@ -111,6 +112,7 @@ def model_options(config: Config) -> ModelOptions:
     )
     _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
+    _check(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
     _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_layers", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_heads", int, lambda v: v >= 1, "at least 1")
@@ -145,6 +147,7 @@ def model_options(config: Config) -> ModelOptions:
         item_repr=config["item_repr"],
         item_text=config["item_text"],
         text_size=config["text_size"],
+        text_whitening=float(config["text_whitening"]),
         text_cache=Path(cache),
         adaptor=config["adaptor"],
         id_dropout_prob=float(config["id_dropout_prob"]),

@@ -1,7 +1,9 @@
-"""PCA whitening of text vectors.
+"""PCA whitening of text vectors, by a chosen strength.
 
-Raw language-model states lie in a narrow cone: any two items look alike. Centred and whitened,
-each kept direction has unit variance. Source: BERT-whitening, arXiv:2103.15316.
+Raw language-model states lie in a narrow cone: any two items look alike. Centring opens it; whitening
+then gives the small components, which hold detail and noise, the weight of the large ones, which hold
+the topic. Full whitening is BERT-whitening (arXiv:2103.15316); a strength between leaves the topics
+in front.
 """
 
 import numpy as np
@@ -9,22 +11,27 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 
-def whiten(vectors: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Centre and whiten, keeping the leading principal components.
+def whiten(vectors: NDArray[np.float32], size: int, strength: float = 1.0) -> NDArray[np.float32]:
+    """Centre, rotate to the leading principal components and even out their variances.
 
     Args:
         vectors: (N, E) float32.
         size: components wanted; fewer come back when N - 1 or E is smaller.
+        strength: each component is divided by its standard deviation to this power: 1 gives all of
+            them unit variance, 0 leaves the variances in proportion.
     Returns:
-        (N, min(size, E, N - 1)) float32, zero mean and unit variance a column. Components that
-        hold no variance are dropped, so that rounding noise is not blown up to unit size.
+        (N, min(size, E, N - 1)) float32, zero mean a column, unit variance on average over columns.
+        Components that hold no variance are dropped, so that rounding noise is not blown up.
     """
     if len(vectors) < 2:
         return np.zeros((len(vectors), 1), dtype=np.float32)
     size = min(size, vectors.shape[1], len(vectors) - 1)
-    pca = PCA(n_components=size, whiten=True, svd_solver="full")
-    whitened = pca.fit_transform(vectors.astype(np.float64))
-    has_variance = pca.explained_variance_ > 1e-9 * max(pca.explained_variance_[0], 1e-30)
+    pca = PCA(n_components=size, svd_solver="full")
+    components = pca.fit_transform(vectors.astype(np.float64))
+    variances = pca.explained_variance_
+    has_variance = variances > 1e-9 * max(variances[0], 1e-30)
     if not has_variance.any():
         return np.zeros((len(vectors), 1), dtype=np.float32)
-    return np.asarray(whitened[:, has_variance], dtype=np.float32)
+    kept = variances[has_variance]
+    evened = components[:, has_variance] / kept ** (strength / 2)
+    return np.asarray(evened / np.sqrt(np.mean(kept ** (1 - strength))), dtype=np.float32)
