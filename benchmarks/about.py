@@ -24,7 +24,8 @@ def describe_run() -> dict[str, Any]:
     spec = sys.modules["__main__"].__spec__
     name = spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem
     commit = git("rev-parse", "--short", "HEAD")
-    if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!*/results", ":!../docs"):
+    written = (":(exclude,top)benchmarks/results", ":(exclude,top)docs")
+    if git("status", "--porcelain", "--untracked-files=no", "--", ":/", *written):
         commit += "+changes"
     return {
         "command": " ".join(["python -m", name, *sys.argv[1:]]),
