@@ -2,11 +2,13 @@
 
     python -m benchmarks.quality --data-path DIR         # all models on all data sets found there
     python -m benchmarks.quality --dataset my-shop --data-path DIR --models sasrec llmseqrec
-    python -m benchmarks.quality --report                # tables and plot only
+    python -m benchmarks.quality --ablation --dataset ml-100k          # one option at a time
+    python -m benchmarks.quality --models llmseqrec:n_layers=1,n_heads=1
+    python -m benchmarks.quality --report                # tables and plots only
 
-Writes ``benchmarks/results/quality.json`` after every run, and at the end ``docs/quality.md`` with
-its plot. Protocol: RecBole's leave-one-out by time, the whole catalogue ranked, history not masked,
-the weights that were best on validation.
+Writes ``benchmarks/results/quality.json`` after every run (``ablation.json`` for a name that carries
+settings), and at the end ``docs/quality.md`` with its plot. Protocol: RecBole's leave-one-out by time,
+the whole catalogue ranked, history not masked, the weights that were best on validation.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from typing import Any
 
 from benchmarks.about import describe_run
 from benchmarks.quality import store
-from benchmarks.quality.models import MODELS
+from benchmarks.quality.models import ABLATIONS, MODELS, Entry, find_model
 from benchmarks.quality.report import write_report
 from benchmarks.quality.run import TOP, Outcome, run
 
@@ -39,29 +41,32 @@ def main() -> None:
     )
     parser.add_argument("--dataset", nargs="+", default=list(DATASETS), help="names of data sets")
     parser.add_argument("--data-path", help="folder that holds the data sets' folders")
-    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS, choices=MODELS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--models", nargs="+", default=DEFAULT_MODELS, help=", ".join(MODELS))
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="a RecBole key for all models; the rows are then printed and not kept",
+        "--ablation", action="store_const", dest="models", const=list(ABLATIONS),
+        help="llmseqrec with one option changed at a time",
     )  # fmt: skip
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--report", action="store_true", help="write the report and run nothing")
     args = parser.parse_args()
+    try:
+        entries = {name: find_model(name) for name in args.models}
+    except ValueError as error:
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("recbole_llm").setLevel(logging.WARNING)
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
     if not args.report:
         path = str(Path(args.data_path).absolute()) if args.data_path else None
-        settings = dict(pair.split("=", 1) for pair in args.set)
         os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
         for dataset in args.dataset:
             if not _is_here(dataset, path):
                 _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
                 continue
-            for model in args.models:
+            for model, entry in entries.items():
                 for seed in args.seeds:
-                    _fill(model, dataset, path, seed, settings, about)
+                    _fill(model, entry, dataset, path, seed, about)
     write_report()
 
 
@@ -72,20 +77,19 @@ def _is_here(dataset: str, data_path: str | None) -> bool:
 
 
 def _fill(
-    model: str, dataset: str, data_path: str | None, seed: int,
-    settings: dict[str, Any], about: dict[str, Any],
+    model: str, entry: Entry, dataset: str, data_path: str | None, seed: int, about: dict[str, Any]
 ) -> None:  # fmt: skip
     """Run one row unless the results have it."""
-    if not settings and store.find(store.QUALITY, dataset=dataset, model=model, seed=seed):
+    file = store.ABLATION if ":" in model else store.QUALITY
+    if store.find(file, dataset=dataset, model=model, seed=seed):
         return
-    entry = MODELS[model]
     best: Outcome | None = None
     best_choice: dict[str, Any] = {}
     known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
     grid = (json.loads(known["settings"]),) if known else entry.grid
     tried = []
     for choice in grid:
-        outcome = run(entry, dataset, data_path, seed, {**choice, **settings})
+        outcome = run(entry, dataset, data_path, seed, choice)
         tried.append((choice, outcome))
         if best is None or _valid(outcome) > _valid(best):
             best, best_choice = outcome, choice
@@ -100,8 +104,6 @@ def _fill(
         **about,
     }  # fmt: skip
     _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
-    if settings:
-        return
     if not known and len(entry.grid) > 1:
         for choice, outcome in tried:
             store.add(store.TUNING, {
@@ -109,8 +111,9 @@ def _fill(
                 f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
                 "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
             })  # fmt: skip
-    store.write_ranks(row, best)
-    store.add(store.QUALITY, row)
+    if file == store.QUALITY:
+        store.write_ranks(row, best)
+    store.add(file, row)
 
 
 def _valid(outcome: Outcome) -> float:

@@ -1,7 +1,12 @@
-"""The models by the names the results use: which network, on which rows, with which settings."""
+"""The models by the names the results use: which network, on which rows, with which settings.
 
-from dataclasses import dataclass, field
+``llmseqrec:repeat_lags=0`` is ``llmseqrec`` with one setting changed; a comma joins several.
+"""
+
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import yaml
 
 from recbole_llm.config_files import config_path
 
@@ -67,3 +72,34 @@ MODELS: dict[str, Entry] = {
     "llmseqrec-smollm2": Entry("LLMSeqRec", {"encoder": "smollm2-135m"}),
     "llmseqrec-text": Entry("LLMSeqRec", {"item_repr": "text"}),
 }
+
+ABLATIONS = tuple(
+    f"llmseqrec:{change}"
+    for change in (
+        "repeat_lags=0", "ema_decay=0", "item_repr=id", "item_repr=text", "text_whitening=0",
+        "text_whitening=1", "text_size=64", "adaptor=moe", "score=cosine", "n_layers=1",
+        "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
+        "id_dropout_prob=0.2", "loss_type=sampled",
+    )
+)  # fmt: skip
+"""One option at a time, away from the default."""
+
+
+def find_model(name: str) -> Entry:
+    """The entry of a name, with the settings that the name itself carries on top.
+
+    Raises:
+        ValueError: no such model, or a setting that is not ``key=value``.
+    """
+    base, _, changes = name.partition(":")
+    if base not in MODELS:
+        raise ValueError(f"no model {base!r}; there are {', '.join(MODELS)}")
+    if not changes:
+        return MODELS[base]
+    settings = {}
+    for change in changes.split(","):
+        key, is_pair, value = change.partition("=")
+        if not is_pair:
+            raise ValueError(f"{name!r}: expected key=value after the colon, got {change!r}")
+        settings[key] = yaml.safe_load(value)
+    return replace(MODELS[base], settings={**MODELS[base].settings, **settings})

@@ -1,8 +1,9 @@
 """The results on disk: one row a data set, model and seed, and the ranks behind it.
 
 ``results/quality.json`` is a list of flat objects. ``results/ranks/<dataset>/<model>-<seed>.npz``
-holds each test user's rank, from which the intervals are drawn. ``results/tuning.json`` lists what
-the tuned models tried. Several processes may write at once.
+holds each test user's rank, from which the intervals are drawn. ``results/ablation.json`` has the
+same rows for settings away from the default, ``results/tuning.json`` what the tuned models tried.
+Several processes may write at once.
 """
 
 import json
@@ -19,6 +20,7 @@ from benchmarks.about import RESULTS
 from benchmarks.quality.run import Outcome
 
 QUALITY = RESULTS / "quality.json"
+ABLATION = RESULTS / "ablation.json"
 TUNING = RESULTS / "tuning.json"
 Row = dict[str, Any]
 
