@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.about import DOCS
 from benchmarks.quality import store
-from benchmarks.quality.models import MODELS
+from benchmarks.quality.models import ABLATIONS, MODELS
 from benchmarks.quality.run import TOP
 
 OURS, CONTROL = "llmseqrec", "llmseqrec-tfidf"
@@ -33,6 +33,10 @@ The same trained models, ranking only what is not in the sequence they read. Rec
 means of learning that a film is seldom rated twice and spend ranks on the history; ours learns it. This
 table gives them that knowledge for nothing. Where people do buy again, masking costs hits.
 """
+_ABLATION = f"""\
+Test NDCG@{TOP} of the default configuration with one setting changed, over the default's, seed by seed;
+± is the standard error over seeds. Below 1, the default's setting is the better one.
+"""
 _METRICS = (f"ndcg@{TOP}", f"recall@{TOP}", f"mrr@{TOP}")
 _log = logging.getLogger("benchmarks.quality")
 
@@ -47,6 +51,9 @@ def write_report() -> None:
         table[row["dataset"]][row["model"]].append(row)
     if not table:
         return
+    changed: Table = defaultdict(lambda: defaultdict(list))
+    for row in store.read(store.ABLATION):
+        changed[row["dataset"]][row["model"]].append(row)
     DOCS.mkdir(exist_ok=True)
     parts = [
         _HEAD,
@@ -55,6 +62,7 @@ def write_report() -> None:
         ),
         _ratio_table(table, "The same with history masked", _MASKED, "masked_ranks"),
     ]
+    parts.append(_ablation_table(table, changed))
     parts += [_dataset_table(name, models) for name, models in table.items()]
     (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
     _plot(table)
@@ -121,6 +129,33 @@ def bootstrap_ratio(
         ratios.append(ours[index].mean() / theirs[index].mean())
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(low), float(high)
+
+
+def _ablation_table(table: Table, changed: Table) -> str:
+    lines = ["## One option at a time", "", *_ABLATION.splitlines(), "", *_head("Change", *changed)]
+    for name in dict.fromkeys([*ABLATIONS, *(n for rows in changed.values() for n in rows)]):
+        cells = [f"`{name.partition(':')[2]}`"]
+        for dataset, models in changed.items():
+            loss = option_loss(table.get(dataset, {}).get(OURS, []), models[name])
+            cells.append("" if loss is None else f"{loss[0]:.3f} ± {loss[1]:.3f}")
+        if any(cells[1:]):
+            lines.append(_line(cells))
+    return "\n".join([*lines, ""])
+
+
+def option_loss(
+    default: list[store.Row], changed: list[store.Row], key: str = _METRICS[0]
+) -> tuple[float, float] | None:
+    """What is left of the default's NDCG after a change, and the standard error of that ratio.
+
+    Seed by seed, over the seeds that both have; None without a common seed. The error is that of the
+    mean over seeds, 0 with one seed.
+    """
+    by_seed = {row["seed"]: row[key] for row in default}
+    ratios = [row[key] / by_seed[row["seed"]] for row in changed if row["seed"] in by_seed]
+    if not ratios:
+        return None
+    return mean(ratios), stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
 
 
 def _dataset_table(dataset: str, models: dict[str, list[store.Row]]) -> str:

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from benchmarks.quality.models import ABLATIONS, MODELS, find_model
+from benchmarks.quality.report import bootstrap_ratio, ndcg, option_loss
+from recbole_llm.options import model_options
+from recbole_llm.train import build_config
+
+
+def test_a_name_carries_settings() -> None:
+    entry = find_model("llmseqrec-text:n_layers=1,hidden_dropout_prob=0.5,item_text=~")
+    assert entry.settings == {
+        "item_repr": "text", "n_layers": 1, "hidden_dropout_prob": 0.5, "item_text": None,
+    }  # fmt: skip
+    assert MODELS["llmseqrec-text"].settings == {"item_repr": "text"}
+
+
+@pytest.mark.parametrize("name", ["sasrek", "sasrek:n_layers=1", "sasrec:n_layers"])
+def test_a_wrong_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="no model 'sasrek'|expected key=value .* 'n_layers'"):
+        find_model(name)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_every_ablation_is_a_valid_setting_away_from_the_default(name: str) -> None:
+    default = model_options(build_config("LLMSeqRec", "ml-100k"))
+    changed = build_config("LLMSeqRec", "ml-100k", None, find_model(name).settings)
+    assert model_options(changed) != default
+
+
+def test_ndcg_of_one_relevant_item() -> None:
+    np.testing.assert_allclose(
+        ndcg(np.array([1, 3, 10, 0], np.uint8)), [1, 0.5, 1 / np.log2(11), 0]
+    )
+
+
+def test_the_interval_holds_the_ratio_and_shrinks_with_users() -> None:
+    generator = np.random.default_rng(0)
+    widths = []
+    for users in (200, 20_000):
+        theirs = (generator.random(users) < 0.1).astype(float)
+        ours = (generator.random(users) < 0.2).astype(float)
+        low, high = bootstrap_ratio(ours, theirs, samples=400)
+        assert low < ours.mean() / theirs.mean() < high
+        widths.append(high - low)
+    assert widths[1] < widths[0] / 5
+    assert bootstrap_ratio(theirs, theirs, samples=50) == (1.0, 1.0)
+
+
+def test_an_options_loss_is_taken_seed_by_seed() -> None:
+    default = [{"seed": 1, "ndcg@10": 0.10}, {"seed": 2, "ndcg@10": 0.20}]
+    changed = [{"seed": 2, "ndcg@10": 0.18}, {"seed": 1, "ndcg@10": 0.08}]
+    loss = option_loss(default, changed)
+    assert loss == pytest.approx((0.85, 0.05))
+    assert option_loss(default, [{"seed": 3, "ndcg@10": 0.1}]) is None
