@@ -11,8 +11,9 @@ Beside it stands a run that never heard of the tenth: they are in neither file, 
 event with one of them is replaced by the user's own last training item, so that nobody's training
 sequence changes. **warm_kept** is the first run's Recall@10 over this one's, on the same warm users.
 
-A cold item is scored by its text alone: its untrained ID is left out, and it is no negative in the
-loss. ``id_dropout_prob`` lets text alone learn the scale of text and ID together.
+A cold item is no negative in the loss. Its score is made of the same two parts as every other's, on
+the same scale: its adapted text, and for the ID that it lacks the mean ID of the items with like texts
+(``id_neighbors``), which says how often such items are met.
 
 Writes ``benchmarks/results/cold.json``.
 """
@@ -79,13 +80,13 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
     chosen = np.random.default_rng(seed).permutation(events.trained_items())
     cold = set(chosen[: round(share * len(chosen))].tolist())
     cut = events.without(cold)
-    is_cold, is_warm = cut.groups()
     with tempfile.TemporaryDirectory() as folder:
         aware, unaware = (
             run(MODELS[model], source.name, str(cut.write(Path(folder) / name, forget)), seed, {})
             for name, forget in (("aware", False), ("never-heard", True))
         )
-    assert len(aware.ranks) == len(unaware.ranks) == len(is_cold), "RecBole split otherwise"
+    assert aware.users == unaware.users, "RecBole orders users by time, which the cut leaves alone"
+    is_cold, is_warm = cut.groups(aware.users)
     result: dict[str, Any] = {
         "cold_items": len(cold),
         "users_left_out": len(events.users) - len(cut.users),
@@ -117,12 +118,12 @@ class _Events:
         with (folder / f"{folder.name}.inter").open(encoding="utf-8") as file:
             self.head, *lines = file.read().splitlines()
         columns = [column.split(":")[0] for column in self.head.split("\t")]
-        self.item = columns.index("item_id")
-        user, time = columns.index("user_id"), columns.index("timestamp")
+        self.user, self.item = columns.index("user_id"), columns.index("item_id")
+        time = columns.index("timestamp")
         self.users: dict[str, list[list[str]]] = {}
         for line in lines:
             row = line.split("\t")
-            self.users.setdefault(row[user], []).append(row)
+            self.users.setdefault(row[self.user], []).append(row)
         for rows in self.users.values():  # RecBole's float32, and its stable sort
             rows.sort(key=lambda row: np.float32(row[time]))
 
@@ -152,12 +153,13 @@ class _Cut:
     cold: set[str]
     users: list[tuple[list[list[str]], list[list[str]]]]
 
-    def groups(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(N,) cold and (N,) warm test users, in the order in which RecBole numbers users."""
-        item = self.events.item
-        flags = np.array(
-            [[row[item] in self.cold for row in held_out] for _, held_out in self.users]
-        )
+    def groups(self, users: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """(N,) whether the test item is cold and (N,) whether neither held-out item is."""
+        item, user = self.events.item, self.events.user
+        is_cold = {
+            rows[0][user]: [row[item] in self.cold for row in rows] for _, rows in self.users
+        }
+        flags = np.array([is_cold[user] for user in users])
         return flags[:, 1], ~flags.any(1)
 
     def write(self, parent: Path, forget: bool) -> Path:

@@ -99,18 +99,29 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
     import torch
     from torch.optim.swa_utils import AveragedModel
 
-    from recbole_llm.layers import ItemEncoder, Network, RepeatBias, SequenceConfig, SequenceEncoder
+    from recbole_llm.layers import (
+        Catalogue,
+        ItemEncoder,
+        Network,
+        RepeatBias,
+        SequenceConfig,
+        SequenceEncoder,
+    )
     from recbole_llm.losses import all_candidates, cross_entropy, sampled_candidates
 
     config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
     network = Network(
-        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.0, 0.02),
+        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.02),
         SequenceEncoder(config),
         RepeatBias(3),
     )
     average = AveragedModel(network).requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters())
-    text = torch.randn(n_items + 1, 256)
+    catalogue = Catalogue(
+        torch.full((n_items + 1, 2), 0.5),
+        torch.randint(1, n_items + 1, (n_items + 1, 10)),
+        torch.randn(n_items + 1, 256),
+    )
     is_known = torch.ones(n_items + 1, dtype=torch.bool)
     is_known[0] = False
     seconds = []
@@ -122,7 +133,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
             candidates = sampled_candidates(is_known, met, n_negatives)
         else:
             candidates = all_candidates(is_known)
-        items = network.items(candidates.items, is_known, text)
+        items = network.items(candidates.items, catalogue)
         states = network.sequences(items[candidates.columns(item_seq)]).flatten(0, 1)
         columns = candidates.columns(targets.flatten())
         loss = cross_entropy(states, items, columns, None, candidates.log_weights)

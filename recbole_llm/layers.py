@@ -6,7 +6,7 @@ the padding row 0. Sequences run oldest to newest and are right-padded with 0.
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -78,14 +78,23 @@ ADAPTORS: dict[str, type[LinearAdaptor] | type[MixtureAdaptor]] = {
 """Maps from text space to hidden space, by the names of the config key ``adaptor``."""
 
 
+class Catalogue(NamedTuple):
+    """What is known of the items and not trained. Row 0 is padding, all zeros."""
+
+    id_shares: Tensor
+    """(V, 2) float, of an item's own ID and of its neighbors' mean in its ID vector."""
+    neighbors: Tensor
+    """(V, K) int64 items with like texts; K is 0 where none are used."""
+    text_vectors: Tensor | None
+    """(V, E) float, whitened; None without text."""
+
+
 class ItemEncoder(nn.Module):
-    """One vector an item: a trainable ID vector plus an adapted text vector.
+    """One vector an item: a trainable ID vector, its own and its neighbors', plus an adapted text
+    vector.
 
-    An item without text is described by its ID alone; one that nobody has met yet by its text
-    alone. In training each item goes without its ID now and then, so that text alone learns to
-    score on the same scale as text and ID together.
-
-    Source: dropping the ID as in DropoutNet, Volkovs et al., NeurIPS 2017.
+    An item without text is described by its ID alone; one that nobody has met yet by its text and
+    its neighbors' IDs.
 
     Args:
         n_items: V, including padding.
@@ -93,7 +102,6 @@ class ItemEncoder(nn.Module):
         text_size: E, or 0 for a model without text.
         use_id: keep a trainable vector an item.
         adaptor: a name of ``ADAPTORS``.
-        id_dropout_prob: share of the items that go without their ID, drawn anew for each batch.
         initializer_range: standard deviation of the initial ID vectors.
     """
 
@@ -104,40 +112,37 @@ class ItemEncoder(nn.Module):
         text_size: int,
         use_id: bool,
         adaptor: str,
-        id_dropout_prob: float,
         initializer_range: float,
     ) -> None:
         super().__init__()
         self.id_embedding: nn.Embedding | None = None
         self.adaptor: nn.Module | None = None
-        self.id_dropout_prob = id_dropout_prob if text_size else 0.0
         if use_id:
             self.id_embedding = nn.Embedding(n_items, hidden_size)
             nn.init.normal_(self.id_embedding.weight, std=initializer_range)
         if text_size:
             self.adaptor = ADAPTORS[adaptor](text_size, hidden_size, initializer_range)
 
-    def forward(self, items: Tensor, is_known: Tensor, text_vectors: Tensor | None) -> Tensor:
+    def forward(self, items: Tensor, catalogue: Catalogue) -> Tensor:
         """Build the vectors of some items.
 
         Args:
             items: (C,) int64 rows of the catalogue.
-            is_known: (V,) bool, items met in training; the others' ID vectors say nothing. False
-                for padding.
-            text_vectors: (V, E) float, whitened; row 0 is padding and zero. None without text.
         Returns:
             (C, H) float; padding is zero.
         """
         vectors: Tensor | None = None
         if self.id_embedding is not None:
-            counts = is_known[items]
-            if self.training and self.id_dropout_prob:
-                stays = torch.rand(len(items), device=items.device) >= self.id_dropout_prob
-                counts = counts & stays
-            vectors = self.id_embedding(items) * counts.unsqueeze(1)  # (C, H)
+            own, borrowed = catalogue.id_shares[items].unsqueeze(2).unbind(1)  # (C, 1) each
+            vectors = own * self.id_embedding(items)  # (C, H)
+            if catalogue.neighbors.shape[1]:
+                means = functional.embedding_bag(
+                    catalogue.neighbors[items], self.id_embedding.weight, mode="mean"
+                )
+                vectors = vectors + borrowed * means
         if self.adaptor is not None:
-            assert text_vectors is not None, "a model with an adaptor needs text vectors"
-            adapted = self.adaptor(text_vectors[items])  # (C, H)
+            assert catalogue.text_vectors is not None, "a model with an adaptor needs text vectors"
+            adapted = self.adaptor(catalogue.text_vectors[items])  # (C, H)
             vectors = adapted if vectors is None else vectors + adapted
         assert vectors is not None, "a model needs an ID vector, a text vector, or both"
         return vectors

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import TrainingError
 from recbole_llm.layers import (
+    Catalogue,
     ItemEncoder,
     Network,
     RepeatBias,
@@ -31,6 +32,7 @@ from recbole_llm.losses import (
     sampled_candidates,
     stack_adjustments,
 )
+from recbole_llm.neighbors import id_shares, text_neighbors
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -55,14 +57,29 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         text_vectors = None
         if options.uses_text:
             text_vectors = torch.from_numpy(dataset.text_vectors(str(config["device"])))
-        # Not persistent: a checkpoint does not carry what the cache holds.
+        counts = torch.from_numpy(dataset.item_counts())
+        is_known = counts > 0
+        neighbors = torch.zeros(self.n_items, 0, dtype=torch.int64)
+        has_neighbors = torch.zeros_like(is_known)
+        if text_vectors is not None and options.uses_id and options.id_neighbors:
+            has_text = text_vectors.any(1)
+            device = config["device"]
+            neighbors = text_neighbors(
+                text_vectors.to(device), (is_known & has_text).to(device), options.id_neighbors
+            ).cpu()
+            has_neighbors = has_text & bool(neighbors.shape[1])
+        # Not persistent: a checkpoint does not carry what the data and the cache hold.
         self.register_buffer("text_vectors", text_vectors, persistent=False)
-        self.register_buffer("is_known", torch.from_numpy(dataset.is_known()))
+        self.register_buffer("is_known", is_known, persistent=False)
+        self.register_buffer("neighbors", neighbors, persistent=False)
+        self.register_buffer(
+            "id_shares", id_shares(counts, has_neighbors, options.id_prior), persistent=False
+        )
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
                 self.n_items, options.sequence.hidden_size, text_size, options.uses_id,
-                options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
+                options.adaptor, options.sequence.initializer_range,
             ),
             SequenceEncoder(options.sequence),
             RepeatBias(options.sequence.repeat_lags) if options.sequence.repeat_lags else None,
@@ -77,10 +94,15 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """What ranks: the averaged weights, where an average is kept."""
         return self.network if self.average is None else cast(Network, self.average.module)
 
+    @property
+    def catalogue(self) -> Catalogue:
+        """What is known of the items and not trained."""
+        return Catalogue(self.id_shares, self.neighbors, self.text_vectors)
+
     def item_matrix(self) -> Tensor:
         """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero."""
         items = torch.arange(self.n_items, device=self.is_known.device)
-        vectors: Tensor = self.scoring_network.items(items, self.is_known, self.text_vectors)
+        vectors: Tensor = self.scoring_network.items(items, self.catalogue)
         return vectors
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -103,7 +125,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         else:
             met = torch.cat([item_seq.flatten(), interaction[self.POS_ITEM_ID]])
             candidates = sampled_candidates(self.is_known, met, self.options.n_negatives)
-        items = self.network.items(candidates.items, self.is_known, self.text_vectors)  # (C, H)
+        items = self.network.items(candidates.items, self.catalogue)  # (C, H)
         parts = [
             self._group(
                 candidates, items, item_seq[group, : int(lengths[group].max())], lengths[group],

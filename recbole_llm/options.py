@@ -43,7 +43,8 @@ class ModelOptions:
     text_whitening: float
     text_cache: Path
     adaptor: str
-    id_dropout_prob: float
+    id_neighbors: int
+    id_prior: float
     loss_type: str
     n_negatives: int
     ema_decay: float
@@ -127,7 +128,8 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "temperature", float, lambda v: v > 0, "above 0")
     _check(config, "repeat_lags", int, lambda v: v >= 0, "at least 0")
     _check(config, "adaptor", str, lambda v: v in ADAPTORS, " or ".join(ADAPTORS))
-    _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
+    _check(config, "id_prior", float, lambda v: v > 0, "above 0")
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
@@ -150,7 +152,8 @@ def model_options(config: Config) -> ModelOptions:
         text_whitening=float(config["text_whitening"]),
         text_cache=Path(cache),
         adaptor=config["adaptor"],
-        id_dropout_prob=float(config["id_dropout_prob"]),
+        id_neighbors=config["id_neighbors"],
+        id_prior=float(config["id_prior"]),
         loss_type=config["loss_type"],
         n_negatives=config["n_negatives"],
         ema_decay=float(config["ema_decay"]),

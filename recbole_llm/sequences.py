@@ -98,11 +98,11 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         positions = rows[_POSITION]
         return self._flat_items[positions - 1].numpy(), self._flat_items[positions].numpy()
 
-    def is_known(self) -> NDArray[np.bool_]:
-        """(V,) whether an item stands in the split's rows, in a prefix or as a target."""
-        known = np.zeros(self.item_num, dtype=bool)
-        known[np.concatenate(self.training_pairs())] = True
-        return known
+    def item_counts(self) -> NDArray[np.int64]:
+        """(V,) events of each item in the split's rows, in a prefix or as a target."""
+        rows = getattr(self, "_split_rows", self.inter_feat)
+        positions = torch.unique(torch.cat([rows[_POSITION], rows[_POSITION] - 1]))
+        return np.bincount(self._flat_items[positions].numpy(), minlength=self.item_num)
 
     def counter(self, field: str) -> Counter[int]:
         """Count a field's values over all rows of the split, not over the windows alone."""

@@ -23,15 +23,13 @@ def whiten(vectors: NDArray[np.float32], size: int, strength: float = 1.0) -> ND
         (N, min(size, E, N - 1)) float32, zero mean a column, unit variance on average over columns.
         Components that hold no variance are dropped, so that rounding noise is not blown up.
     """
-    if len(vectors) < 2:
+    if len(vectors) < 2 or (vectors == vectors[0]).all():
         return np.zeros((len(vectors), 1), dtype=np.float32)
     size = min(size, vectors.shape[1], len(vectors) - 1)
     pca = PCA(n_components=size, svd_solver="full")
     components = pca.fit_transform(vectors.astype(np.float64))
     variances = pca.explained_variance_
     has_variance = variances > 1e-9 * max(variances[0], 1e-30)
-    if not has_variance.any():
-        return np.zeros((len(vectors), 1), dtype=np.float32)
     kept = variances[has_variance]
     evened = components[:, has_variance] / kept ** (strength / 2)
     return np.asarray(evened / np.sqrt(np.mean(kept ** (1 - strength))), dtype=np.float32)

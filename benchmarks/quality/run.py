@@ -29,8 +29,10 @@ class Outcome:
     masked_test: dict[str, float]
     """The same with the items of each user's history out of the ranking."""
     ranks: NDArray[np.uint8]
-    """(N,) rank of each test user's item from 1; 0 below the tenth. Users in RecBole's order."""
+    """(N,) rank of each test user's item from 1; 0 below the tenth. Users in the order of ``users``."""
     masked_ranks: NDArray[np.uint8]
+    users: list[str]
+    """The test rows' users: by their first event's time, as RecBole splits them."""
     epochs: int
     seconds: float
     """Data, encoding, training and evaluation."""
@@ -53,7 +55,7 @@ def run(
     if data_path:
         given["data_path"] = data_path
     config = build_config(entry.model, dataset, entry.config_files, given)
-    _, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
+    data, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
     fitted = fit(config, train_data, valid_data, entry.network_class())
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
@@ -67,6 +69,7 @@ def run(
         masked_test=dict(masked_test),
         ranks=ranks,
         masked_ranks=keeper.ranks,
+        users=data.id2token(data.uid_field, test_data.dataset.inter_feat[data.uid_field]).tolist(),
         epochs=fitted.epochs,
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),

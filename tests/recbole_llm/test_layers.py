@@ -1,9 +1,7 @@
 import pytest
 import torch
 
-from recbole_llm.layers import ADAPTORS, ItemEncoder, RepeatBias
-
-IS_KNOWN = torch.tensor([False, True, True, False])
+from recbole_llm.layers import ADAPTORS, Catalogue, ItemEncoder, RepeatBias
 
 
 def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
@@ -25,29 +23,30 @@ def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
 
 
 @pytest.mark.parametrize("adaptor", list(ADAPTORS))
-def test_an_unknown_item_is_its_text_and_a_textless_one_its_id(adaptor: str) -> None:
+def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     torch.manual_seed(0)
-    encoder = ItemEncoder(4, 8, 5, True, adaptor, 0.0, 0.02)
+    encoder = ItemEncoder(4, 8, 5, True, adaptor, 0.02)
     text = torch.randn(4, 5)
     text[0] = text[1] = 0
-    vectors = encoder(torch.arange(4), IS_KNOWN, text)
+    shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
+    catalogue = Catalogue(shares, torch.tensor([[1, 2], [2, 3], [1, 3], [1, 2]]), text)
+    vectors = encoder(torch.arange(4), catalogue)
     assert encoder.id_embedding is not None
     assert encoder.adaptor is not None
     ids, adapted = encoder.id_embedding.weight, encoder.adaptor(text)
     torch.testing.assert_close(vectors[0], torch.zeros(8))
-    torch.testing.assert_close(vectors[1], ids[1])
-    torch.testing.assert_close(vectors[2], ids[2] + adapted[2])
-    torch.testing.assert_close(vectors[3], adapted[3])
-    some = encoder(torch.tensor([3, 1]), IS_KNOWN, text)
+    torch.testing.assert_close(vectors[1], ids[1])  # no text: its own ID
+    torch.testing.assert_close(vectors[2], ids[2] / 4 + 3 / 8 * (ids[1] + ids[3]) + adapted[2])
+    torch.testing.assert_close(vectors[3], (ids[1] + ids[2]) / 2 + adapted[3])  # nobody met it
+    some = encoder(torch.tensor([3, 1]), catalogue)
     torch.testing.assert_close(some, vectors[[3, 1]])
 
 
-def test_id_dropout_takes_whole_ids_in_training_alone() -> None:
-    torch.manual_seed(0)
-    encoder = ItemEncoder(1001, 4, 3, True, "linear", 0.3, 0.02)
-    is_known = torch.ones(1001, dtype=torch.bool)
-    text = torch.zeros(1001, 3)
-    items = torch.arange(1001)
-    without = (encoder(items, is_known, text) == 0).all(1)
-    assert without.float().mean() == pytest.approx(0.3, abs=0.05)
-    assert not (encoder.eval()(items, is_known, text) == 0).all(1).any()
+def test_without_neighbors_an_id_stands_alone() -> None:
+    encoder = ItemEncoder(3, 8, 0, True, "linear", 0.02)
+    shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
+    vectors = encoder(
+        torch.arange(3), Catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), None)
+    )
+    assert encoder.id_embedding is not None
+    torch.testing.assert_close(vectors, encoder.id_embedding.weight * shares[:, :1])
