@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
@@ -33,10 +34,6 @@ The same trained models, ranking only what is not in the sequence they read. Rec
 means of learning that a film is seldom rated twice and spend ranks on the history; ours learns it. This
 table gives them that knowledge for nothing. Where people do buy again, masking costs hits.
 """
-_ABLATION = f"""\
-Test NDCG@{TOP} of the default configuration with one setting changed, over the default's, seed by seed;
-± is the standard error over seeds. Below 1, the default's setting is the better one.
-"""
 _METRICS = (f"ndcg@{TOP}", f"recall@{TOP}", f"mrr@{TOP}")
 _log = logging.getLogger("benchmarks.quality")
 
@@ -62,11 +59,19 @@ def write_report() -> None:
         ),
         _ratio_table(table, "The same with history masked", _MASKED, "masked_ranks"),
     ]
-    parts.append(_ablation_table(table, changed))
     parts += [_dataset_table(name, models) for name, models in table.items()]
     (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
+    _splice(DOCS / "model.md", _ablation_table(table, changed))
     _plot(table)
-    _log.info("written: docs/quality.md, docs/quality.svg")
+    _log.info("written: docs/quality.md, docs/quality.svg, the table in docs/model.md")
+
+
+def _splice(path: Path, table: str) -> None:
+    """Put a table between the two comments that mark its place."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- ablation -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    assert end, f"{path} has no place for the table"
+    path.write_text(before + start + table + end + after, encoding="utf-8")
 
 
 def _ratio_table(table: Table, title: str, explanation: str, ranks: str) -> str:
@@ -132,7 +137,7 @@ def bootstrap_ratio(
 
 
 def _ablation_table(table: Table, changed: Table) -> str:
-    lines = ["## One option at a time", "", *_ABLATION.splitlines(), "", *_head("Change", *changed)]
+    lines = [*_head("Change", *changed)]
     for name in dict.fromkeys([*ABLATIONS, *(n for rows in changed.values() for n in rows)]):
         cells = [f"`{name.partition(':')[2]}`"]
         for dataset, models in changed.items():

@@ -72,6 +72,11 @@ def test_windows_by_hand(tmp_path: Path) -> None:
         ("u", ["i4", "i5", "i6"], "i7"),
         ("v", ["i3"], "i4"),
     ]
+    counts = dict(zip(train.field2id_token["item_id"], train.item_counts(), strict=True))
+    assert counts == {
+        "[PAD]": 0, **dict.fromkeys(["i0", "i1", "i2", "i5", "i6", "i7"], 1), "i3": 2, "i4": 2,
+        "i8": 0, "i9": 0,
+    }  # fmt: skip
     assert _rows(valid) == [("u", ["i5", "i6", "i7"], "i8")]
     assert _rows(test) == [("u", ["i6", "i7", "i8"], "i9")]
 
