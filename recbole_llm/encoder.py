@@ -113,7 +113,7 @@ def _hub_path(name: str) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
-    except Exception as error:  # the hub raises a dozen kinds; each means "not to be had"
+    except (OSError, ValueError) as error:  # no such name, no access, no connection, no valid name
         raise ConfigError(
             f"encoder {name!r} not found: it is no name in configs/encoder/ "
             f"({', '.join(config_names('encoder'))}), no local path, and the Hugging Face hub gave "

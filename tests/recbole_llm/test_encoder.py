@@ -71,8 +71,9 @@ def test_bad_pooling() -> None:
 
 
 @pytest.mark.slow
-def test_the_default_is_a_real_language_model() -> None:
-    spec = find_encoder("smollm2-135m")
+@pytest.mark.parametrize(("name", "size"), [("minilm", 384), ("smollm2-135m", 576)])
+def test_a_real_language_model_tells_kinds_apart(name: str, size: int) -> None:
+    spec = find_encoder(name)
     crime = ["The Godfather. Crime Drama", "Goodfellas. Crime Drama", "Casino. Crime Drama"]
     children = [
         "Aladdin. Animation Children's",
@@ -80,7 +81,7 @@ def test_the_default_is_a_real_language_model() -> None:
         "Babe. Children's",
     ]
     vectors = TextEncoder(locate_weights(spec), spec, "cpu").encode(crime + children)
-    assert vectors.shape == (6, 576)
+    assert vectors.shape == (6, size)
     centred = vectors - vectors.mean(0)
     unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     similarity = unit @ unit.T
