@@ -1,6 +1,6 @@
 """LLMSeqRec: RecBole's adapter around the network in ``layers``."""
 
-from typing import cast
+from typing import Self, cast
 
 import torch
 from recbole.config import Config
@@ -51,6 +51,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
 
     def __init__(self, config: Config, dataset: LLMSeqRecDataset) -> None:
         super().__init__(config, dataset)
+        self._item_matrix: Tensor | None = None
+        self.register_load_state_dict_post_hook(_forget_item_matrix)
         options = dataset.options
         self.options = options
         self.user_tokens = dataset.field2id_token[dataset.uid_field]
@@ -99,10 +101,23 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """What is known of the items and not trained."""
         return Catalogue(self.id_shares, self.neighbors, self.text_vectors)
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch between training and ranking; item vectors are built anew after each switch."""
+        self._item_matrix = None
+        super().train(mode)
+        return self
+
     def item_matrix(self) -> Tensor:
-        """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero."""
+        """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero.
+
+        Without gradients they are built once between two switches of mode or loads of weights: RecBole
+        trains in the one mode and evaluates in the other.
+        """
+        if self._item_matrix is not None and not torch.is_grad_enabled():
+            return self._item_matrix
         items = torch.arange(self.n_items, device=self.is_known.device)
         vectors: Tensor = self.scoring_network.items(items, self.catalogue)
+        self._item_matrix = None if self.training or torch.is_grad_enabled() else vectors
         return vectors
 
     def forward(self, item_seq: Tensor, item_seq_len: Tensor) -> Tensor:
@@ -187,3 +202,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             adjustments = self.scoring_network.repeats(item_seq, rows, lengths - 1)
             scores.index_put_(adjustments[:2], adjustments.values, accumulate=True)
         return scores
+
+
+def _forget_item_matrix(model: LLMSeqRec, _: object) -> None:
+    model._item_matrix = None

@@ -100,6 +100,22 @@ def test_an_item_nobody_met_has_a_finite_score_of_its_own(model: LLMSeqRec) -> N
     assert len(scores[1:].unique()) == model.n_items - 1
 
 
+@torch.no_grad()
+def test_item_vectors_are_kept_while_ranking_and_follow_new_weights(model: LLMSeqRec) -> None:
+    before = model.item_matrix()
+    assert model.item_matrix() is before
+    state = {name: value + 1 for name, value in model.state_dict().items()}
+    model.load_state_dict(state)
+    loaded = model.item_matrix()
+    assert (loaded - before).abs().max() > 0.1
+    for parameter in model.scoring_network.parameters():
+        parameter.sub_(1.0)
+    model.train()
+    torch.testing.assert_close(model.item_matrix(), before)
+    model.eval()
+    torch.testing.assert_close(model.item_matrix(), before)
+
+
 def _prefix_loss(model: LLMSeqRec) -> torch.Tensor:
     """The loss of [1, 2, 1] → 5 and [4] → 6, one prefix after another, by PyTorch's own function."""
     prefixes = _interaction(model, [[1], [1, 2], [1, 2, 1], [4]], [2, 1, 5, 6])
