@@ -120,6 +120,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
     catalogue = Catalogue(
         torch.full((n_items + 1, 2), 0.5),
         torch.randint(1, n_items + 1, (n_items + 1, 10)),
+        torch.full((n_items + 1, 10), 0.1),
         torch.randn(n_items + 1, 256),
     )
     is_known = torch.ones(n_items + 1, dtype=torch.bool)

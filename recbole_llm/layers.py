@@ -85,6 +85,8 @@ class Catalogue(NamedTuple):
     """(V, 2) float, of an item's own ID and of its neighbors' mean in its ID vector."""
     neighbors: Tensor
     """(V, K) int64 items with like texts; K is 0 where none are used."""
+    neighbor_weights: Tensor
+    """(V, K) float, adding up to 1."""
     text_vectors: Tensor | None
     """(V, E) float, whitened; None without text."""
 
@@ -137,7 +139,10 @@ class ItemEncoder(nn.Module):
             vectors = own * self.id_embedding(items)  # (C, H)
             if catalogue.neighbors.shape[1]:
                 means = functional.embedding_bag(
-                    catalogue.neighbors[items], self.id_embedding.weight, mode="mean"
+                    catalogue.neighbors[items],
+                    self.id_embedding.weight,
+                    per_sample_weights=catalogue.neighbor_weights[items],
+                    mode="sum",
                 )
                 vectors = vectors + borrowed * means
         if self.adaptor is not None:

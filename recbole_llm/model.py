@@ -62,18 +62,20 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         counts = torch.from_numpy(dataset.item_counts())
         is_known = counts > 0
         neighbors = torch.zeros(self.n_items, 0, dtype=torch.int64)
+        neighbor_weights = torch.zeros(self.n_items, 0)
         has_neighbors = torch.zeros_like(is_known)
         if text_vectors is not None and options.uses_id and options.id_neighbors:
             has_text = text_vectors.any(1)
             device = config["device"]
-            neighbors = text_neighbors(
+            neighbors, neighbor_weights = text_neighbors(
                 text_vectors.to(device), (is_known & has_text).to(device), options.id_neighbors
-            ).cpu()
+            )
             has_neighbors = has_text & bool(neighbors.shape[1])
         # Not persistent: a checkpoint does not carry what the data and the cache hold.
         self.register_buffer("text_vectors", text_vectors, persistent=False)
         self.register_buffer("is_known", is_known, persistent=False)
         self.register_buffer("neighbors", neighbors, persistent=False)
+        self.register_buffer("neighbor_weights", neighbor_weights, persistent=False)
         self.register_buffer(
             "id_shares", id_shares(counts, has_neighbors, options.id_prior), persistent=False
         )
@@ -99,7 +101,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     @property
     def catalogue(self) -> Catalogue:
         """What is known of the items and not trained."""
-        return Catalogue(self.id_shares, self.neighbors, self.text_vectors)
+        return Catalogue(self.id_shares, self.neighbors, self.neighbor_weights, self.text_vectors)
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and ranking; item vectors are built anew after each switch."""

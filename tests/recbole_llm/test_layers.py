@@ -29,15 +29,20 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     text = torch.randn(4, 5)
     text[0] = text[1] = 0
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
-    catalogue = Catalogue(shares, torch.tensor([[1, 2], [2, 3], [1, 3], [1, 2]]), text)
+    neighbors = torch.tensor([[1, 2], [2, 3], [1, 3], [1, 2]])
+    weights = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.8, 0.2], [0.3, 0.7]])
+    catalogue = Catalogue(shares, neighbors, weights, text)
     vectors = encoder(torch.arange(4), catalogue)
     assert encoder.id_embedding is not None
     assert encoder.adaptor is not None
     ids, adapted = encoder.id_embedding.weight, encoder.adaptor(text)
     torch.testing.assert_close(vectors[0], torch.zeros(8))
     torch.testing.assert_close(vectors[1], ids[1])  # no text: its own ID
-    torch.testing.assert_close(vectors[2], ids[2] / 4 + 3 / 8 * (ids[1] + ids[3]) + adapted[2])
-    torch.testing.assert_close(vectors[3], (ids[1] + ids[2]) / 2 + adapted[3])  # nobody met it
+    borrowed = 0.8 * ids[1] + 0.2 * ids[3]
+    torch.testing.assert_close(vectors[2], 0.25 * ids[2] + 0.75 * borrowed + adapted[2])
+    torch.testing.assert_close(
+        vectors[3], 0.3 * ids[1] + 0.7 * ids[2] + adapted[3]
+    )  # nobody met it
     some = encoder(torch.tensor([3, 1]), catalogue)
     torch.testing.assert_close(some, vectors[[3, 1]])
 
@@ -45,8 +50,7 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
 def test_without_neighbors_an_id_stands_alone() -> None:
     encoder = ItemEncoder(3, 8, 0, True, "linear", 0.02)
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    vectors = encoder(
-        torch.arange(3), Catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), None)
-    )
+    none = Catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), None)
+    vectors = encoder(torch.arange(3), none)
     assert encoder.id_embedding is not None
     torch.testing.assert_close(vectors, encoder.id_embedding.weight * shares[:, :1])
