@@ -22,8 +22,9 @@ REQUEST_TIMEOUT_S = 90.0
 CREATE_TIMEOUT_S = 60.0
 LOG_TAIL_LINES = 15
 LOG_EVERY_S = 15.0
-# What this project's jobs log; Spark and Airflow write theirs in other forms.
-_OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING) (.+)")
+# What this project's jobs log; Spark and Airflow write theirs in other forms. A line that ends with
+# a colon only announces others.
+_OWN_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (?:INFO|WARNING) (.*[^:\s])\s*$")
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 # Queueing says nothing about a job; these states do.
 TOLD_STATES = {"running", "success", "failed", "up_for_retry", "upstream_failed", "skipped"}
