@@ -111,7 +111,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
 
     config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
     network = Network(
-        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.02),
+        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.1, 0.02),
         SequenceEncoder(config),
         RepeatBias(3),
     )

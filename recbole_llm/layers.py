@@ -96,7 +96,10 @@ class ItemEncoder(nn.Module):
     vector.
 
     An item without text is described by its ID alone; one that nobody has met yet by its text and
-    its neighbors' IDs.
+    its neighbors' IDs. In training some items are described as if nobody had met them, so that this
+    description learns to score on the scale of the full one.
+
+    Source: dropping what a new item lacks as in DropoutNet, Volkovs et al., NeurIPS 2017.
 
     Args:
         n_items: V, including padding.
@@ -104,6 +107,7 @@ class ItemEncoder(nn.Module):
         text_size: E, or 0 for a model without text.
         use_id: keep a trainable vector an item.
         adaptor: a name of ``ADAPTORS``.
+        id_dropout_prob: share of the items whose own ID is left out, drawn anew for each batch.
         initializer_range: standard deviation of the initial ID vectors.
     """
 
@@ -114,9 +118,11 @@ class ItemEncoder(nn.Module):
         text_size: int,
         use_id: bool,
         adaptor: str,
+        id_dropout_prob: float,
         initializer_range: float,
     ) -> None:
         super().__init__()
+        self.id_dropout_prob = id_dropout_prob
         self.id_embedding: nn.Embedding | None = None
         self.adaptor: nn.Module | None = None
         if use_id:
@@ -136,6 +142,11 @@ class ItemEncoder(nn.Module):
         vectors: Tensor | None = None
         if self.id_embedding is not None:
             own, borrowed = catalogue.id_shares[items].unsqueeze(2).unbind(1)  # (C, 1) each
+            if self.training and self.id_dropout_prob:
+                # An item without neighbors keeps its ID: it would have nothing in its place.
+                dropped = (torch.rand_like(own) < self.id_dropout_prob) & (borrowed > 0)
+                own = own.masked_fill(dropped, 0.0)
+                borrowed = borrowed.masked_fill(dropped, 1.0)
             vectors = own * self.id_embedding(items)  # (C, H)
             if catalogue.neighbors.shape[1]:
                 means = functional.embedding_bag(

@@ -83,7 +83,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         self.network = Network(
             ItemEncoder(
                 self.n_items, options.sequence.hidden_size, text_size, options.uses_id,
-                options.adaptor, options.sequence.initializer_range,
+                options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
             ),
             SequenceEncoder(options.sequence),
             RepeatBias(options.sequence.repeat_lags) if options.sequence.repeat_lags else None,

@@ -45,6 +45,7 @@ class ModelOptions:
     adaptor: str
     id_neighbors: int
     id_prior: float
+    id_dropout_prob: float
     loss_type: str
     n_negatives: int
     ema_decay: float
@@ -130,6 +131,7 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "adaptor", str, lambda v: v in ADAPTORS, " or ".join(ADAPTORS))
     _check(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
     _check(config, "id_prior", float, lambda v: v > 0, "above 0")
+    _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
@@ -154,6 +156,7 @@ def model_options(config: Config) -> ModelOptions:
         adaptor=config["adaptor"],
         id_neighbors=config["id_neighbors"],
         id_prior=float(config["id_prior"]),
+        id_dropout_prob=float(config["id_dropout_prob"]),
         loss_type=config["loss_type"],
         n_negatives=config["n_negatives"],
         ema_decay=float(config["ema_decay"]),

@@ -25,7 +25,7 @@ def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
 @pytest.mark.parametrize("adaptor", list(ADAPTORS))
 def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     torch.manual_seed(0)
-    encoder = ItemEncoder(4, 8, 5, True, adaptor, 0.02)
+    encoder = ItemEncoder(4, 8, 5, True, adaptor, 0.0, 0.02)
     text = torch.randn(4, 5)
     text[0] = text[1] = 0
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
@@ -48,9 +48,26 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
 
 
 def test_without_neighbors_an_id_stands_alone() -> None:
-    encoder = ItemEncoder(3, 8, 0, True, "linear", 0.02)
+    encoder = ItemEncoder(3, 8, 0, True, "linear", 0.0, 0.02)
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     none = Catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), None)
     vectors = encoder(torch.arange(3), none)
     assert encoder.id_embedding is not None
     torch.testing.assert_close(vectors, encoder.id_embedding.weight * shares[:, :1])
+
+
+def test_id_dropout_leaves_the_neighbors_in_training_alone() -> None:
+    torch.manual_seed(0)
+    encoder = ItemEncoder(1001, 4, 3, True, "linear", 0.3, 0.02)
+    assert encoder.id_embedding is not None
+    with torch.no_grad():
+        encoder.id_embedding.weight[1:] = 1.0
+        encoder.id_embedding.weight[0] = 5.0  # stands for the neighbor of them all
+    shares = torch.tensor([[1.0, 0.0]] * 501 + [[0.5, 0.5]] * 500)
+    neighbors = torch.zeros(1001, 1, dtype=torch.int64)
+    catalogue = Catalogue(shares, neighbors, torch.ones(1001, 1), torch.zeros(1001, 3))
+    vectors = encoder(torch.arange(1, 1001), catalogue)[:, 0]
+    assert (vectors[:500] == 1).all()  # without neighbors the ID stays
+    assert set(vectors[500:].tolist()) == {3.0, 5.0}
+    assert (vectors[500:] == 5).float().mean() == pytest.approx(0.3, abs=0.07)
+    assert (encoder.eval()(torch.arange(501, 1001), catalogue) == 3).all()

@@ -40,7 +40,12 @@ def test_best_checkpoint_is_loaded_for_the_test(tmp_path: Path) -> None:
 
 
 def test_resume_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
-    dropout_free = {"hidden_dropout_prob": 0.0, "attn_dropout_prob": 0.0, "shuffle": False}
+    dropout_free = {
+        "hidden_dropout_prob": 0.0,
+        "attn_dropout_prob": 0.0,
+        "id_dropout_prob": 0.0,
+        "shuffle": False,
+    }
     whole, (train, _, _) = _trainer(tmp_path, epochs=4, **dropout_free)
     whole.fit(train, None, verbose=False, saved=False)
     half, (train, _, _) = _trainer(tmp_path, epochs=2, **dropout_free)
