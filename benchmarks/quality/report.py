@@ -137,6 +137,8 @@ def bootstrap_ratio(
 
 
 def _ablation_table(table: Table, changed: Table) -> str:
+    if not changed:
+        return "No row yet.\n"
     lines = [*_head("Change", *changed)]
     for name in dict.fromkeys([*ABLATIONS, *(n for rows in changed.values() for n in rows)]):
         cells = [f"`{name.partition(':')[2]}`"]
