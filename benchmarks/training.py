@@ -13,8 +13,8 @@ encoding and validation count on both sides.
 **dataset_memory_ratio**: peak resident memory that ``WholeSequenceDataset`` adds while it loads and
 splits a million synthetic interactions at length 200, over what RecBole's ``SequentialDataset`` adds.
 
-Writes ``benchmarks/results/training.json``; the curve of a finished SASRec run is kept, and not run
-again unless ``--fresh`` is given.
+Writes ``benchmarks/results/training.json``, SASRec's curve after each epoch. A finished one is kept,
+and not run again unless ``--fresh`` is given.
 """
 
 import argparse
@@ -78,9 +78,11 @@ def _time_part(
 ) -> dict[str, Any]:
     sasrec = content.get("sasrec")
     if args.fresh or not (sasrec and sasrec["finished"]) or sasrec["threads"] != args.threads:
-        curve = in_fresh_process(_train, "SASRec", {**_PEER, "seed": args.seed}, args.threads)
-        sasrec = {**about, "threads": args.threads, "finished": True, "curve": curve}
+        sasrec = {**about, "threads": args.threads, "finished": False, "curve": []}
         content["sasrec"] = sasrec
+        settings = {**_PEER, "seed": args.seed}
+        sasrec["curve"] = in_fresh_process(_train, "SASRec", settings, args.threads, content)
+        sasrec["finished"] = True
         _write(content)
     settings = {**PROTOCOL, "seed": args.seed}
     ours = in_fresh_process(_train, "LLMSeqRec", settings, args.threads)
@@ -102,8 +104,13 @@ def _time_part(
     }
 
 
-def _train(model: str, settings: dict[str, Any], threads: int) -> list[tuple[float, float]]:
-    """The validation curve: (seconds since the start, NDCG@10) of each epoch."""
+def _train(
+    model: str, settings: dict[str, Any], threads: int, unfinished: dict[str, Any] | None = None
+) -> list[tuple[float, float]]:
+    """The validation curve: (seconds since the start, NDCG@10) of each epoch.
+
+    ``unfinished`` is the content of the results file, written with the curve so far after each epoch.
+    """
     started = time.monotonic()
     import torch
 
@@ -116,6 +123,9 @@ def _train(model: str, settings: dict[str, Any], threads: int) -> list[tuple[flo
         curve.append((round(time.monotonic() - started, 1), round(score, 6)))
         sys.stdout.write(f"{model} epoch {epoch}: {curve[-1][0]:.0f} s, {score:.4f}\n")
         sys.stdout.flush()
+        if unfinished:
+            unfinished["sasrec"]["curve"] = curve
+            _write(unfinished)
 
     if model == "LLMSeqRec":
         settings = {**settings, "text_cache": "cache.sqlite"}

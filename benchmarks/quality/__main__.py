@@ -4,11 +4,12 @@
     python -m benchmarks.quality --dataset my-shop --data-path DIR --models sasrec llmseqrec
     python -m benchmarks.quality --ablation --dataset ml-100k          # one option at a time
     python -m benchmarks.quality --models llmseqrec:n_layers=1,n_heads=1
-    python -m benchmarks.quality --report                # tables and plots only
+    python -m benchmarks.quality --report                # tables, plots and figures only
 
 Writes ``benchmarks/results/quality.json`` after every run (``ablation.json`` for a name that carries
-settings), and at the end ``docs/quality.md`` with its plot. Protocol: RecBole's leave-one-out by time,
-the whole catalogue ranked, history not masked, the weights that were best on validation.
+settings), and at the end ``docs/quality.md`` with its plot; ``--report`` also the ablation's table in
+``docs/model.md`` and its figures in ``configs/model/LLMSeqRec.yaml``. Protocol: RecBole's leave-one-out
+by time, the whole catalogue ranked, history not masked, the weights that were best on validation.
 """
 
 import argparse
@@ -22,7 +23,8 @@ from typing import Any
 
 from benchmarks.about import describe_run
 from benchmarks.quality import store
-from benchmarks.quality.models import ABLATIONS, MODELS, Entry, find_model
+from benchmarks.quality.ablation import ABLATIONS, write_ablation
+from benchmarks.quality.models import MODELS, Entry, find_model
 from benchmarks.quality.report import write_report
 from benchmarks.quality.run import TOP, Outcome, run
 
@@ -68,6 +70,8 @@ def main() -> None:
                 for seed in args.seeds:
                     _fill(model, entry, dataset, path, seed, about)
     write_report()
+    if args.report:
+        write_ablation()
 
 
 def _is_here(dataset: str, data_path: str | None) -> bool:

@@ -73,17 +73,6 @@ MODELS: dict[str, Entry] = {
     "llmseqrec-text": Entry("LLMSeqRec", {"item_repr": "text"}),
 }
 
-ABLATIONS = tuple(
-    f"llmseqrec:{change}"
-    for change in (
-        "repeat_lags=0", "ema_decay=0", "item_repr=id", "item_repr=text", "text_whitening=0",
-        "text_whitening=1", "text_size=64", "adaptor=moe", "score=cosine", "n_layers=1",
-        "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
-        "id_neighbors=0", "id_dropout_prob=0", "loss_type=sampled",
-    )
-)  # fmt: skip
-"""One option at a time, away from the default."""
-
 
 def find_model(name: str) -> Entry:
     """The entry of a name, with the settings that the name itself carries on top.

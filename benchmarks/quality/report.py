@@ -3,7 +3,6 @@
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.about import DOCS
 from benchmarks.quality import store
-from benchmarks.quality.models import ABLATIONS, MODELS
+from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import TOP
 
 OURS, CONTROL = "llmseqrec", "llmseqrec-tfidf"
@@ -48,9 +47,6 @@ def write_report() -> None:
         table[row["dataset"]][row["model"]].append(row)
     if not table:
         return
-    changed: Table = defaultdict(lambda: defaultdict(list))
-    for row in store.read(store.ABLATION):
-        changed[row["dataset"]][row["model"]].append(row)
     DOCS.mkdir(exist_ok=True)
     parts = [
         _HEAD,
@@ -61,17 +57,8 @@ def write_report() -> None:
     ]
     parts += [_dataset_table(name, models) for name, models in table.items()]
     (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
-    _splice(DOCS / "model.md", _ablation_table(table, changed))
     _plot(table)
-    _log.info("written: docs/quality.md, docs/quality.svg, the table in docs/model.md")
-
-
-def _splice(path: Path, table: str) -> None:
-    """Put a table between the two comments that mark its place."""
-    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- ablation -->\n")
-    _, end, after = rest.partition("<!-- end -->\n")
-    assert end, f"{path} has no place for the table"
-    path.write_text(before + start + table + end + after, encoding="utf-8")
+    _log.info("written: docs/quality.md, docs/quality.svg")
 
 
 def _ratio_table(table: Table, title: str, explanation: str, ranks: str) -> str:
@@ -134,35 +121,6 @@ def bootstrap_ratio(
         ratios.append(ours[index].mean() / theirs[index].mean())
     low, high = np.quantile(ratios, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _ablation_table(table: Table, changed: Table) -> str:
-    if not changed:
-        return "No row yet.\n"
-    lines = [*_head("Change", *changed)]
-    for name in dict.fromkeys([*ABLATIONS, *(n for rows in changed.values() for n in rows)]):
-        cells = [f"`{name.partition(':')[2]}`"]
-        for dataset, models in changed.items():
-            loss = option_loss(table.get(dataset, {}).get(OURS, []), models[name])
-            cells.append("" if loss is None else f"{loss[0]:.3f} ± {loss[1]:.3f}")
-        if any(cells[1:]):
-            lines.append(_line(cells))
-    return "\n".join([*lines, ""])
-
-
-def option_loss(
-    default: list[store.Row], changed: list[store.Row], key: str = _METRICS[0]
-) -> tuple[float, float] | None:
-    """What is left of the default's NDCG after a change, and the standard error of that ratio.
-
-    Seed by seed, over the seeds that both have; None without a common seed. The error is that of the
-    mean over seeds, 0 with one seed.
-    """
-    by_seed = {row["seed"]: row[key] for row in default}
-    ratios = [row[key] / by_seed[row["seed"]] for row in changed if row["seed"] in by_seed]
-    if not ratios:
-        return None
-    return mean(ratios), stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
 
 
 def _dataset_table(dataset: str, models: dict[str, list[store.Row]]) -> str:

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from benchmarks.quality.models import ABLATIONS, MODELS, find_model
-from benchmarks.quality.report import bootstrap_ratio, ndcg, option_loss
+from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
+from benchmarks.quality.models import MODELS, find_model
+from benchmarks.quality.report import bootstrap_ratio, ndcg
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
 
@@ -53,3 +54,20 @@ def test_an_options_loss_is_taken_seed_by_seed() -> None:
     loss = option_loss(default, changed)
     assert loss == pytest.approx((0.85, 0.05))
     assert option_loss(default, [{"seed": 3, "ndcg@10": 0.1}]) is None
+
+
+def test_the_figures_stand_below_their_options_and_replace_older_ones() -> None:
+    config = "n_layers: 2   # (int) Blocks.\nrepeat_lags: 3\n"
+    losses = {
+        "n_layers=1": {"a": (0.981, 0.01), "b": (1.0, 0.0)},
+        "n_layers=1,n_heads=1": {"a": (0.5, 0.0)},
+    }
+    once = with_figures(config, losses)
+    lines = once.splitlines()
+    assert [line.strip() for line in lines] == [
+        "n_layers: 2   # (int) Blocks.",
+        "# With 1, NDCG@10 is 0.98 on a, 1.00 on b.",
+        "repeat_lags: 3",
+    ]
+    assert with_figures(once, losses) == once
+    assert with_figures(once, {}) == config

@@ -1,0 +1,100 @@
+"""One option at a time, away from the default: what each bought, said where it is documented.
+
+The table goes into ``docs/model.md``, each option's figures below its line of the default config.
+"""
+
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean, stdev
+
+from benchmarks.about import DOCS
+from benchmarks.quality import store
+from benchmarks.quality.run import TOP
+from recbole_llm.config_files import config_path
+
+ABLATIONS = tuple(
+    f"llmseqrec:{change}"
+    for change in (
+        "repeat_lags=0", "ema_decay=0", "item_repr=id", "item_repr=text", "text_whitening=0",
+        "text_whitening=1", "text_size=64", "adaptor=moe", "score=cosine", "n_layers=1",
+        "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
+        "id_neighbors=0", "id_dropout_prob=0", "loss_type=sampled",
+    )
+)  # fmt: skip
+_MARK = "# With "
+Losses = dict[str, dict[str, tuple[float, float]]]
+"""By change, as ``n_layers=1``, and data set: what is left of the default's NDCG, and its error."""
+
+
+def write_ablation() -> None:
+    """Write the table and the config's figures from ``ablation.json`` and ``quality.json``."""
+    losses = _losses()
+    _splice(DOCS / "model.md", _table(losses))
+    path = Path(config_path("model", "LLMSeqRec"))
+    path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
+
+
+def _losses() -> Losses:
+    default, changed = defaultdict(list), defaultdict(list)
+    for row in store.read(store.QUALITY):
+        if row["model"] == "llmseqrec":
+            default[row["dataset"]].append(row)
+    for row in store.read(store.ABLATION):
+        changed[row["model"], row["dataset"]].append(row)
+    losses: Losses = defaultdict(dict)
+    for name in dict.fromkeys([*ABLATIONS, *(name for name, _ in changed)]):
+        for dataset, rows in default.items():
+            if loss := option_loss(rows, changed[name, dataset]):
+                losses[name.partition(":")[2]][dataset] = loss
+    return losses
+
+
+def option_loss(
+    default: list[store.Row], changed: list[store.Row], key: str = f"ndcg@{TOP}"
+) -> tuple[float, float] | None:
+    """What is left of the default's NDCG after a change, and the standard error of that ratio.
+
+    Seed by seed, over the seeds that both have; None without a common seed. The error is that of the
+    mean over seeds, 0 with one seed.
+    """
+    by_seed = {row["seed"]: row[key] for row in default}
+    ratios = [row[key] / by_seed[row["seed"]] for row in changed if row["seed"] in by_seed]
+    if not ratios:
+        return None
+    return mean(ratios), stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
+
+
+def with_figures(config: str, losses: Losses) -> str:
+    """A YAML file's text with the figures below the line of each option; older figures go."""
+    kept = [line for line in config.splitlines() if not line.lstrip().startswith(_MARK)]
+    lines = []
+    for line in kept:
+        lines.append(line)
+        key, _, _ = line.partition(":")
+        for change, by_dataset in losses.items():
+            if change.partition("=")[0] == key and "," not in change:
+                parts = ", ".join(f"{loss:.2f} on {name}" for name, (loss, _) in by_dataset.items())
+                lines.append(f"{'':32}{_MARK}{change.partition('=')[2]}, NDCG@{TOP} is {parts}.")
+    return "\n".join(lines) + "\n"
+
+
+def _table(losses: Losses) -> str:
+    datasets = list(dict.fromkeys(name for by_dataset in losses.values() for name in by_dataset))
+    if not datasets:
+        return "No row yet.\n"
+    lines = [f"| Change | {' | '.join(datasets)} |", "|---" * (len(datasets) + 1) + "|"]
+    for change, by_dataset in losses.items():
+        cells = [
+            f"{by_dataset[name][0]:.3f} ± {by_dataset[name][1]:.3f}" if name in by_dataset else ""
+            for name in datasets
+        ]
+        lines.append(f"| `{change}` | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def _splice(path: Path, table: str) -> None:
+    """Put a table between the two comments that mark its place."""
+    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- ablation -->\n")
+    _, end, after = rest.partition("<!-- end -->\n")
+    assert end, f"{path} has no place for the table"
+    path.write_text(before + start + table + end + after, encoding="utf-8")
