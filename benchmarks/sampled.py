@@ -3,8 +3,9 @@
     python -m benchmarks.sampled --dataset amazon-beauty-2014 --data-path DIR --seeds 1 2 3
     python -m benchmarks.sampled --part memory
 
-**sampled_over_full**: mean test NDCG@10 of ``loss_type: sampled`` with ``n_negatives`` items over that
-of the default configuration, same seeds, same split.
+**sampled_over_full**: test NDCG@10 of ``loss_type: sampled`` over that of the default configuration,
+which differs by the loss alone, seed by seed, from the rows of ``benchmarks.quality``; those that are
+there are not run again.
 
 **peak_gib**: peak resident memory of training steps with a million items (weights, Adam's two
 moments, the average, text vectors of 256 components, 64 windows of 50 items), by either loss, with
@@ -22,16 +23,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
-from benchmarks.quality.models import MODELS
-from benchmarks.quality.run import run
+from benchmarks.quality.ablation import option_loss
+from benchmarks.quality.rows import fill
 
 _PATH = RESULTS / "sampled.json"
-_log = logging.getLogger("benchmarks.sampled")
 
 
 def main() -> None:
@@ -70,27 +69,21 @@ def _write(content: dict[str, Any]) -> None:
 
 def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]) -> None:
     path = str(Path(args.data_path).absolute()) if args.data_path else None
-    rows = content.setdefault("rows", [])
     os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
-    for seed in args.seeds:
-        for loss in ("CE", "sampled"):
-            key = {"dataset": args.dataset, "loss_type": loss, "n_negatives": args.negatives,
-                   "seed": seed}  # fmt: skip
-            if any(key.items() <= row.items() for row in rows):
-                continue
-            settings = {"loss_type": loss, "n_negatives": args.negatives}
-            found = run(MODELS["llmseqrec"], args.dataset, path, seed, settings)
-            rows.append({
-                **key, "ndcg@10": found.test["ndcg@10"], "recall@10": found.test["recall@10"],
-                "epochs": found.epochs, "seconds": round(found.seconds, 1), **about,
-            })  # fmt: skip
-            _log.info("%s", rows[-1])
-            _write(content)
-    sampled, full = (
-        mean(row["ndcg@10"] for row in rows if row["loss_type"] == loss)
-        for loss in ("sampled", "CE")
+    sampled = "llmseqrec:loss_type=sampled"
+    full_rows, sampled_rows = (
+        [fill(model, args.dataset, path, seed, about) for seed in args.seeds]
+        for model in ("llmseqrec", sampled)
     )
-    content["figures"]["sampled_over_full"] = round(sampled / full, 4)
+    kept = option_loss(full_rows, sampled_rows)
+    assert kept is not None, "both have every seed"
+    content["quality"] = {
+        **about, "dataset": args.dataset, "model": sampled, "seeds": args.seeds,
+        "full_ndcg@10": [row["ndcg@10"] for row in full_rows],
+        "sampled_ndcg@10": [row["ndcg@10"] for row in sampled_rows],
+        "standard_error": round(kept[1], 4),
+    }  # fmt: skip
+    content["figures"]["sampled_over_full"] = round(kept[0], 4)
     _write(content)
 
 

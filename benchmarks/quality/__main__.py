@@ -13,20 +13,17 @@ by time, the whole catalogue ranked, history not masked, the weights that were b
 """
 
 import argparse
-import json
 import logging
 import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 from benchmarks.about import describe_run
-from benchmarks.quality import store
 from benchmarks.quality.ablation import ABLATIONS, write_ablation
-from benchmarks.quality.models import MODELS, Entry, find_model
+from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import write_report
-from benchmarks.quality.run import TOP, Outcome, run
+from benchmarks.quality.rows import fill
 
 DATASETS = (
     "ml-100k", "amazon-beauty-2014", "steam-100k", "amazon-industrial-2018w", "ml-latest-small",
@@ -52,7 +49,8 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="write the report and run nothing")
     args = parser.parse_args()
     try:
-        entries = {name: find_model(name) for name in args.models}
+        for name in args.models:
+            find_model(name)
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -66,9 +64,9 @@ def main() -> None:
             if not _is_here(dataset, path):
                 _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
                 continue
-            for model, entry in entries.items():
+            for model in args.models:
                 for seed in args.seeds:
-                    _fill(model, entry, dataset, path, seed, about)
+                    fill(model, dataset, path, seed, about)
     write_report()
     if args.report:
         write_ablation()
@@ -78,50 +76,6 @@ def _is_here(dataset: str, data_path: str | None) -> bool:
     if dataset == "ml-100k":  # RecBole's wheel has it
         return True
     return data_path is not None and (Path(data_path) / dataset / f"{dataset}.inter").is_file()
-
-
-def _fill(
-    model: str, entry: Entry, dataset: str, data_path: str | None, seed: int, about: dict[str, Any]
-) -> None:  # fmt: skip
-    """Run one row unless the results have it."""
-    file = store.ABLATION if ":" in model else store.QUALITY
-    if store.find(file, dataset=dataset, model=model, seed=seed):
-        return
-    best: Outcome | None = None
-    best_choice: dict[str, Any] = {}
-    known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
-    grid = (json.loads(known["settings"]),) if known else entry.grid
-    tried = []
-    for choice in grid:
-        outcome = run(entry, dataset, data_path, seed, choice)
-        tried.append((choice, outcome))
-        if best is None or _valid(outcome) > _valid(best):
-            best, best_choice = outcome, choice
-    assert best is not None, "every entry has at least one setting"
-    row = {
-        "dataset": dataset, "model": model, "seed": seed,
-        f"ndcg@{TOP}": best.test[f"ndcg@{TOP}"], f"recall@{TOP}": best.test[f"recall@{TOP}"],
-        f"mrr@{TOP}": best.test[f"mrr@{TOP}"], f"valid_ndcg@{TOP}": _valid(best),
-        f"masked_ndcg@{TOP}": best.masked_test[f"ndcg@{TOP}"],
-        f"masked_recall@{TOP}": best.masked_test[f"recall@{TOP}"],
-        "epochs": best.epochs, "seconds": round(best.seconds, 1), "parameters": best.parameters,
-        **about,
-    }  # fmt: skip
-    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
-    if not known and len(entry.grid) > 1:
-        for choice, outcome in tried:
-            store.add(store.TUNING, {
-                "dataset": dataset, "model": model, "seed": seed, "settings": json.dumps(choice),
-                f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
-                "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
-            })  # fmt: skip
-    if file == store.QUALITY:
-        store.write_ranks(row, best)
-    store.add(file, row)
-
-
-def _valid(outcome: Outcome) -> float:
-    return outcome.valid[f"ndcg@{TOP}"]
 
 
 if __name__ == "__main__":
