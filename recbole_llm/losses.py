@@ -103,8 +103,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, items: Tensor, targets: Tensor, rows: Tensor, columns: Tensor,
-        values: Tensor, log_weights: Tensor,
+        ctx: Any, states: Tensor, items: Tensor, targets: Tensor, target_shares: Tensor,
+        rows: Tensor, columns: Tensor, values: Tensor, log_weights: Tensor | None,
     ) -> Tensor:  # fmt: skip
         n, c = len(states), len(items)
         chunk = max(_MIN_CHUNK, _CHUNK_LOGITS.get(states.device.type, 1 << 20) // c)
@@ -114,22 +114,23 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states_grad, values_grad = torch.empty_like(states), torch.empty_like(values)
         items_grad = torch.zeros_like(items, dtype=torch.float32)
         for number, start in enumerate(range(0, n, chunk)):
-            part, wanted = states[start : start + chunk], targets[start : start + chunk]
-            logits = (part @ items.T).float() + log_weights  # (chunk, C)
+            part = states[start : start + chunk]
+            wanted = targets[start : start + chunk]  # (chunk, M)
+            shares = target_shares[start : start + chunk]  # (chunk, M)
+            logits = (part @ items.T).float()  # (chunk, C)
+            if log_weights is not None:
+                logits += log_weights
             own = slice(cuts[number], cuts[number + 1])
             places = (rows[own] - start) * c + columns[own]
             logits.view(-1).index_add_(0, places, values[own].float())
-            logits -= logits.amax(1, keepdim=True)
-            index = torch.arange(len(part), device=part.device)
-            target_logits = logits[index, wanted]
-            totals = logits.exp_().sum(1, keepdim=True)
-            loss += (totals.log().squeeze(1) - target_logits).sum()
-            logits /= totals  # the probabilities
-            logits[index, wanted] -= 1  # the gradient of the loss by the logits
+            logits = logits.log_softmax(1)
+            loss -= (logits.gather(1, wanted) * shares).sum()
+            logits.exp_()  # the probabilities
+            logits.scatter_add_(1, wanted, -shares)  # the gradient of the loss by the logits
             values_grad[own] = logits.view(-1)[places].to(values.dtype)
             gradient = logits.to(states.dtype)
-            states_grad[start : start + chunk] = gradient @ items
-            items_grad += gradient.T @ part
+            torch.mm(gradient, items, out=states_grad[start : start + chunk])
+            items_grad.addmm_(gradient.T, part)
         ctx.save_for_backward(states_grad / n, (items_grad / n).to(items.dtype), values_grad / n)
         return loss / n
 
@@ -138,7 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         states_grad, items_grad, values_grad = ctx.saved_tensors
         return (
             states_grad * gradient.to(states_grad.dtype), items_grad * gradient.to(items_grad.dtype),
-            None, None, None, values_grad * gradient.to(values_grad.dtype), None,
+            None, None, None, None, values_grad * gradient.to(values_grad.dtype), None,
         )  # fmt: skip
 
 
@@ -148,6 +149,7 @@ def cross_entropy(
     targets: Tensor,
     adjustments: Adjustments | None = None,
     log_weights: Tensor | None = None,
+    target_shares: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy of each state's target against the candidates.
 
@@ -161,8 +163,8 @@ def cross_entropy(
         Scalar float32, in nats. Memory: some H·(N + C) numbers and a few megabytes of logits.
     """
     adjustments = adjustments or no_adjustments(states)
-    if log_weights is None:
-        log_weights = states.new_zeros(1)
     apply: Any = _ChunkedCrossEntropy.apply
-    loss: Tensor = apply(states, items, targets, *adjustments, log_weights)
+    if target_shares is None:
+        targets, target_shares = targets.unsqueeze(1), states.new_ones(len(targets), 1)
+    loss: Tensor = apply(states, items, targets, target_shares.float(), *adjustments, log_weights)
     return loss

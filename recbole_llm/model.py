@@ -150,13 +150,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             )
             for group in length_groups(lengths)
         ]  # fmt: skip
-        states, targets, adjustments = zip(*parts, strict=True)
+        states, targets, shares, adjustments = zip(*parts, strict=True)
         loss = cross_entropy(
             score_vectors(torch.cat(states), self.options.sequence),
             score_vectors(items, self.options.sequence),
             torch.cat(targets),
             stack_adjustments(adjustments, [len(part) for part in states]),
             candidates.log_weights,
+            torch.cat(shares),
         )
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
@@ -168,15 +169,17 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
 
     def _group(
         self, candidates: Candidates, items: Tensor, item_seq: Tensor, lengths: Tensor, last: Tensor
-    ) -> tuple[Tensor, Tensor, Adjustments]:
+    ) -> tuple[Tensor, Tensor, Tensor, Adjustments]:
         """(N, H) states of all real positions, (N,) columns of their targets, and adjustments.
 
         Args:
             item_seq: (B, L) int64; ``last`` (B,) holds the targets of the last positions.
         """
-        # The target of position t is item t+1; after the last one it is the row's own target.
-        targets = functional.pad(item_seq[:, 1:], (0, 1))
-        targets[torch.arange(len(item_seq), device=item_seq.device), lengths - 1] = last
+        # The targets of position t are the items after it; the row's own target is the last of all.
+        n_targets, decay = self.options.n_targets, self.options.target_decay
+        following = functional.pad(item_seq[:, 1:], (0, n_targets))
+        following[torch.arange(len(item_seq), device=item_seq.device), lengths - 1] = last
+        targets = following.unfold(1, n_targets, 1)  # (B, L, M)
         rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
         # Every item of a sequence is a candidate; padding takes any vector, no state sees it.
         columns = candidates.columns(item_seq).clamp(max=len(items) - 1)
@@ -185,7 +188,11 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         if self.network.repeats is not None:
             adjustments = self.network.repeats(item_seq, rows, positions)
             adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-        return states, candidates.columns(targets[rows, positions]), adjustments
+        targets = targets[rows, positions]  # (N, M)
+        shares = (targets > 0) * decay ** torch.arange(n_targets, device=targets.device)
+        shares = functional.normalize(shares, p=1.0, dim=1)
+        columns = candidates.columns(targets).clamp(max=len(items) - 1)
+        return states, columns, shares, adjustments
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""

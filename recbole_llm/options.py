@@ -48,6 +48,8 @@ class ModelOptions:
     id_dropout_prob: float
     loss_type: str
     n_negatives: int
+    n_targets: int
+    target_decay: float
     ema_decay: float
     sequence: SequenceConfig
 
@@ -134,6 +136,8 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
+    _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
+    _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
     if config["train_neg_sample_args"]["distribution"] != "none":
         raise ConfigError(
@@ -159,6 +163,8 @@ def model_options(config: Config) -> ModelOptions:
         id_dropout_prob=float(config["id_dropout_prob"]),
         loss_type=config["loss_type"],
         n_negatives=config["n_negatives"],
+        n_targets=config["n_targets"],
+        target_decay=float(config["target_decay"]),
         ema_decay=float(config["ema_decay"]),
         sequence=SequenceConfig(
             hidden_size=config["hidden_size"],

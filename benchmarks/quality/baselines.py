@@ -19,6 +19,8 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_llm.layers import length_groups
+from recbole_llm.losses import cross_entropy
 from recbole_llm.sequences import WholeSequenceDataset
 
 __all__ = [
@@ -85,16 +87,19 @@ class _EveryPosition:
 
     def calculate_loss(self: Any, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over the catalogue at every real position of the batch's windows."""
-        lengths = interaction[self.ITEM_SEQ_LEN]
-        item_seq = interaction[self.ITEM_SEQ][:, : int(lengths.max())]
-        targets = functional.pad(item_seq[:, 1:], (0, 1))
-        rows = torch.arange(len(item_seq), device=item_seq.device)
-        targets[rows, lengths - 1] = interaction[self.POS_ITEM_ID]
+        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
+        states, targets = [], []
         self.every_position = True
-        states = self(item_seq, lengths)  # (B, L', H)
+        for group in length_groups(lengths):
+            sequences = item_seq[group, : int(lengths[group].max())]
+            following = functional.pad(sequences[:, 1:], (0, 1))
+            rows = torch.arange(len(group), device=item_seq.device)
+            following[rows, lengths[group] - 1] = interaction[self.POS_ITEM_ID][group]
+            is_real_item = sequences > 0
+            states.append(self(sequences, lengths[group])[is_real_item])  # (N, H)
+            targets.append(following[is_real_item])
         self.every_position = False
-        logits = states[item_seq > 0] @ self.item_embedding.weight.T
-        return functional.cross_entropy(logits, targets[item_seq > 0])
+        return cross_entropy(torch.cat(states), self.item_embedding.weight, torch.cat(targets))
 
 
 class WholeSASRec(_EveryPosition, SASRec):  # type: ignore[misc]
@@ -132,12 +137,17 @@ class WholeBERT4Rec(BERT4Rec):  # type: ignore[misc]
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over the masked items of the batch."""
-        masked = interaction[self.MASK_ITEM_SEQ]
-        length = int(interaction[self.ITEM_SEQ_LEN].max())
-        masked, original = masked[:, :length], interaction[self.ITEM_SEQ][:, :length]
+        masked, lengths = interaction[self.MASK_ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         is_masked = masked == self.mask_token
         if not is_masked.any():
             return self.output_bias.sum() * 0
-        states = self(masked)[is_masked]
-        logits = states @ self.item_embedding.weight[: self.n_items].T + self.output_bias
-        return functional.cross_entropy(logits, original[is_masked])
+        states, originals = [], []
+        for group in length_groups(lengths):
+            part = slice(int(lengths[group].max()))
+            states.append(self(masked[group, part])[is_masked[group, part]])  # (N, H)
+            originals.append(interaction[self.ITEM_SEQ][group, part][is_masked[group, part]])
+        # The output's bias as one more factor of the product.
+        rows = functional.pad(torch.cat(states), (0, 1), value=1.0)  # (N, H + 1)
+        items = self.item_embedding.weight[: self.n_items]
+        items = torch.cat([items, self.output_bias.unsqueeze(1)], dim=1)  # (V, H + 1)
+        return cross_entropy(rows, items, torch.cat(originals))

@@ -39,6 +39,24 @@ def test_value_and_gradients_are_pytorchs() -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.usefixtures("logits_at_once")
+def test_several_targets_are_pytorchs_soft_targets() -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(10, 4, generator=generator, requires_grad=True)
+    items = torch.randn(6, 4, generator=generator)
+    targets = torch.randint(0, 6, (10, 3), generator=generator)  # some twice in a row
+    shares = torch.rand(10, 3, generator=generator)
+    shares = shares / shares.sum(1, keepdim=True)
+    soft = torch.zeros(10, 6).scatter_add(1, targets, shares)
+
+    loss = cross_entropy(states, items, targets, target_shares=shares)
+    expected = functional.cross_entropy(states @ items.T, soft)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(loss, states), torch.autograd.grad(expected, states)
+    )
+
+
 def test_all_candidates_are_the_items_met_in_training() -> None:
     is_known = torch.tensor([False, True, False, True])
     candidates = all_candidates(is_known)

@@ -116,11 +116,21 @@ def test_item_vectors_are_kept_while_ranking_and_follow_new_weights(model: LLMSe
 
 
 def _prefix_loss(model: LLMSeqRec) -> torch.Tensor:
-    """The loss of [1, 2, 1] → 5 and [4] → 6, one prefix after another, by PyTorch's own function."""
+    """The loss of [1, 2, 1] → 5 and [4] → 6, one prefix after another.
+
+    The three items after a position are its targets, by the default settings; each counts half as
+    much as the one before it.
+    """
     prefixes = _interaction(model, [[1], [1, 2], [1, 2, 1], [4]], [2, 1, 5, 6])
+    targets = [{2: 4 / 7, 1: 2 / 7, 5: 1 / 7}, {1: 2 / 3, 5: 1 / 3}, {5: 1.0}, {6: 1.0}]
     logits = model.full_sort_predict(prefixes)
-    logits = logits.masked_fill(~model.is_known, -torch.inf)
-    return torch.nn.functional.cross_entropy(logits, prefixes["item_id"])
+    logs = logits.masked_fill(~model.is_known, -torch.inf).log_softmax(1)
+    losses = [
+        -share * logs[row, item]
+        for row, shares in enumerate(targets)
+        for item, share in shares.items()
+    ]
+    return torch.stack(losses).sum() / len(targets)
 
 
 def test_loss_is_cross_entropy_over_known_items_at_every_position(model: LLMSeqRec) -> None:
