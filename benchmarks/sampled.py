@@ -100,7 +100,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
         SequenceConfig,
         SequenceEncoder,
     )
-    from recbole_llm.losses import all_candidates, cross_entropy, sampled_candidates
+    from recbole_llm.losses import all_candidates, cross_entropy, one_target, sampled_candidates
 
     config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
     network = Network(
@@ -129,7 +129,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
             candidates = all_candidates(is_known)
         items = network.items(candidates.items, catalogue)
         states = network.sequences(items[candidates.columns(item_seq)]).flatten(0, 1)
-        columns = candidates.columns(targets.flatten())
+        columns = one_target(candidates.columns(targets.flatten()))
         loss = cross_entropy(states, items, columns, None, candidates.log_weights)
         optimizer.zero_grad()
         loss.backward()

@@ -1,6 +1,7 @@
 """Cross-entropy over the catalogue, in full or sampled, without a positions-by-items matrix.
 
-Sizes: N positions, V items including padding, C candidates, H hidden size, P score adjustments.
+Sizes: N positions, M targets of each, V items including padding, C candidates, H hidden size, P score
+adjustments.
 """
 
 import math
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 _CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
 """Logits made at once, numbers: what stays in a CPU's cache, and half a gibibyte of a GPU's memory."""
@@ -42,6 +44,42 @@ def stack_adjustments(parts: Sequence[Adjustments], n_rows: Sequence[int]) -> Ad
         torch.cat([part.items for part in parts]),
         torch.cat([part.values for part in parts]),
     )
+
+
+class Targets(NamedTuple):
+    """The items that a state should score highest."""
+
+    items: Tensor
+    """(N, M) int64 columns of the score matrix."""
+    shares: Tensor
+    """(N, M) float, what each counts; adds up to 1 over M, 0 where there are fewer than M."""
+
+
+def one_target(items: Tensor) -> Targets:
+    """(N,) int64 columns as the only targets."""
+    return Targets(items.unsqueeze(1), torch.ones(len(items), 1, device=items.device))
+
+
+def next_items(
+    item_seq: Tensor, item_seq_len: Tensor, last: Tensor, n_targets: int, decay: float
+) -> Targets:
+    """The items after each position, the nearer the more important.
+
+    Args:
+        item_seq: (B, L) int64, right-padded with 0, of (B,) int64 lengths.
+        last: (B,) int64, the item after each sequence.
+        n_targets: M, items after a position that count.
+        decay: what each counts against the one before it, in (0, 1].
+    Returns:
+        Targets of shape (B, L, M), items and not columns; what padding has is to be left out.
+    Source: the dense all-action loss of PinnerFormer, arXiv:2205.04507, with weights that fall.
+    """
+    rows = torch.arange(len(item_seq), device=item_seq.device)
+    following = functional.pad(item_seq[:, 1:], (0, n_targets))  # (B, L - 1 + M)
+    following[rows, item_seq_len - 1] = last
+    items = following.unfold(1, n_targets, 1)  # (B, L, M)
+    weights = (items > 0) * decay ** torch.arange(n_targets, device=item_seq.device)
+    return Targets(items, functional.normalize(weights, p=1.0, dim=-1))
 
 
 class Candidates(NamedTuple):
@@ -103,7 +141,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, states: Tensor, items: Tensor, targets: Tensor, target_shares: Tensor,
+        ctx: Any, states: Tensor, items: Tensor, targets: Tensor, shares: Tensor,
         rows: Tensor, columns: Tensor, values: Tensor, log_weights: Tensor | None,
     ) -> Tensor:  # fmt: skip
         n, c = len(states), len(items)
@@ -116,7 +154,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         for number, start in enumerate(range(0, n, chunk)):
             part = states[start : start + chunk]
             wanted = targets[start : start + chunk]  # (chunk, M)
-            shares = target_shares[start : start + chunk]  # (chunk, M)
+            counted = shares[start : start + chunk]  # (chunk, M)
             logits = (part @ items.T).float()  # (chunk, C)
             if log_weights is not None:
                 logits += log_weights
@@ -124,9 +162,9 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             places = (rows[own] - start) * c + columns[own]
             logits.view(-1).index_add_(0, places, values[own].float())
             logits = logits.log_softmax(1)
-            loss -= (logits.gather(1, wanted) * shares).sum()
+            loss -= (logits.gather(1, wanted) * counted).sum()
             logits.exp_()  # the probabilities
-            logits.scatter_add_(1, wanted, -shares)  # the gradient of the loss by the logits
+            logits.scatter_add_(1, wanted, -counted)  # the gradient of the loss by the logits
             values_grad[own] = logits.view(-1)[places].to(values.dtype)
             gradient = logits.to(states.dtype)
             torch.mm(gradient, items, out=states_grad[start : start + chunk])
@@ -146,17 +184,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
 def cross_entropy(
     states: Tensor,
     items: Tensor,
-    targets: Tensor,
+    targets: Targets,
     adjustments: Adjustments | None = None,
     log_weights: Tensor | None = None,
-    target_shares: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy of each state's target against the candidates.
+    """Mean cross-entropy of each state's targets against the candidates.
 
     Args:
         states: (N, H) float.
         items: (C, H) float vectors of the candidates.
-        targets: (N,) int64 rows of ``items``.
+        targets: rows of ``items``.
         adjustments: added to the scores before the softmax; items are rows of ``items``.
         log_weights: (C,) float, added to every state's scores.
     Returns:
@@ -164,7 +201,5 @@ def cross_entropy(
     """
     adjustments = adjustments or no_adjustments(states)
     apply: Any = _ChunkedCrossEntropy.apply
-    if target_shares is None:
-        targets, target_shares = targets.unsqueeze(1), states.new_ones(len(targets), 1)
-    loss: Tensor = apply(states, items, targets, target_shares.float(), *adjustments, log_weights)
+    loss: Tensor = apply(states, items, *targets, *adjustments, log_weights)
     return loss

@@ -8,7 +8,6 @@ from recbole.data.interaction import Interaction
 from recbole.model.abstract_recommender import SequentialRecommender
 from recbole.utils import InputType
 from torch import Tensor
-from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.dataset import LLMSeqRecDataset
@@ -26,8 +25,10 @@ from recbole_llm.layers import (
 from recbole_llm.losses import (
     Adjustments,
     Candidates,
+    Targets,
     all_candidates,
     cross_entropy,
+    next_items,
     no_adjustments,
     sampled_candidates,
     stack_adjustments,
@@ -131,6 +132,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     def calculate_loss(self, interaction: Interaction) -> Tensor:
         """Mean cross-entropy over every real position of the batch's windows.
 
+        A position's targets are the ``n_targets`` items after it, the nearer the more important.
+
         Raises:
             TrainingError: the loss is not finite; the message names the batch's users.
         """
@@ -150,14 +153,13 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             )
             for group in length_groups(lengths)
         ]  # fmt: skip
-        states, targets, shares, adjustments = zip(*parts, strict=True)
+        states, targets, adjustments = zip(*parts, strict=True)
         loss = cross_entropy(
             score_vectors(torch.cat(states), self.options.sequence),
             score_vectors(items, self.options.sequence),
-            torch.cat(targets),
+            Targets(*(torch.cat(each) for each in zip(*targets, strict=True))),
             stack_adjustments(adjustments, [len(part) for part in states]),
             candidates.log_weights,
-            torch.cat(shares),
         )
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
@@ -169,17 +171,12 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
 
     def _group(
         self, candidates: Candidates, items: Tensor, item_seq: Tensor, lengths: Tensor, last: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Adjustments]:
-        """(N, H) states of all real positions, (N,) columns of their targets, and adjustments.
+    ) -> tuple[Tensor, Targets, Adjustments]:
+        """(N, H) states of all real positions, their targets and adjustments, by columns of ``items``.
 
         Args:
             item_seq: (B, L) int64; ``last`` (B,) holds the targets of the last positions.
         """
-        # The targets of position t are the items after it; the row's own target is the last of all.
-        n_targets, decay = self.options.n_targets, self.options.target_decay
-        following = functional.pad(item_seq[:, 1:], (0, n_targets))
-        following[torch.arange(len(item_seq), device=item_seq.device), lengths - 1] = last
-        targets = following.unfold(1, n_targets, 1)  # (B, L, M)
         rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
         # Every item of a sequence is a candidate; padding takes any vector, no state sees it.
         columns = candidates.columns(item_seq).clamp(max=len(items) - 1)
@@ -188,11 +185,12 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         if self.network.repeats is not None:
             adjustments = self.network.repeats(item_seq, rows, positions)
             adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-        targets = targets[rows, positions]  # (N, M)
-        shares = (targets > 0) * decay ** torch.arange(n_targets, device=targets.device)
-        shares = functional.normalize(shares, p=1.0, dim=1)
-        columns = candidates.columns(targets).clamp(max=len(items) - 1)
-        return states, columns, shares, adjustments
+        following = next_items(
+            item_seq, lengths, last, self.options.n_targets, self.options.target_decay
+        )
+        columns = candidates.columns(following.items[rows, positions])  # (N, M)
+        targets = Targets(columns.clamp(max=len(items) - 1), following.shares[rows, positions])
+        return states, targets, adjustments
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_llm.layers import length_groups
-from recbole_llm.losses import cross_entropy
+from recbole_llm.losses import cross_entropy, next_items, one_target
 from recbole_llm.sequences import WholeSequenceDataset
 
 __all__ = [
@@ -92,14 +92,15 @@ class _EveryPosition:
         self.every_position = True
         for group in length_groups(lengths):
             sequences = item_seq[group, : int(lengths[group].max())]
-            following = functional.pad(sequences[:, 1:], (0, 1))
-            rows = torch.arange(len(group), device=item_seq.device)
-            following[rows, lengths[group] - 1] = interaction[self.POS_ITEM_ID][group]
+            last = interaction[self.POS_ITEM_ID][group]
+            following = next_items(sequences, lengths[group], last, n_targets=1, decay=1.0)
             is_real_item = sequences > 0
             states.append(self(sequences, lengths[group])[is_real_item])  # (N, H)
-            targets.append(following[is_real_item])
+            targets.append(following.items[is_real_item].squeeze(1))  # (N,)
         self.every_position = False
-        return cross_entropy(torch.cat(states), self.item_embedding.weight, torch.cat(targets))
+        return cross_entropy(
+            torch.cat(states), self.item_embedding.weight, one_target(torch.cat(targets))
+        )
 
 
 class WholeSASRec(_EveryPosition, SASRec):  # type: ignore[misc]
@@ -150,4 +151,4 @@ class WholeBERT4Rec(BERT4Rec):  # type: ignore[misc]
         rows = functional.pad(torch.cat(states), (0, 1), value=1.0)  # (N, H + 1)
         items = self.item_embedding.weight[: self.n_items]
         items = torch.cat([items, self.output_bias.unsqueeze(1)], dim=1)  # (V, H + 1)
-        return cross_entropy(rows, items, torch.cat(originals))
+        return cross_entropy(rows, items, one_target(torch.cat(originals)))

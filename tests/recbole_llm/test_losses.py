@@ -5,7 +5,15 @@ import torch
 from torch.nn import functional
 
 from recbole_llm import losses
-from recbole_llm.losses import Adjustments, all_candidates, cross_entropy, sampled_candidates
+from recbole_llm.losses import (
+    Adjustments,
+    Targets,
+    all_candidates,
+    cross_entropy,
+    next_items,
+    one_target,
+    sampled_candidates,
+)
 
 
 @pytest.fixture(params=[1, 7, 1 << 20])
@@ -25,7 +33,8 @@ def test_value_and_gradients_are_pytorchs() -> None:
     targets = torch.randint(0, 6, (10,), generator=generator)
     rows, columns = torch.tensor([0, 0, 3, 9, 9]), torch.tensor([1, 5, 2, 0, 4])
 
-    loss = cross_entropy(states, items, targets, Adjustments(rows, columns, values), weights)
+    adjustments = Adjustments(rows, columns, values)
+    loss = cross_entropy(states, items, one_target(targets), adjustments, weights)
     logits = (states @ items.T + weights).index_put((rows, columns), values, accumulate=True)
     expected = functional.cross_entropy(logits, targets)
 
@@ -49,12 +58,23 @@ def test_several_targets_are_pytorchs_soft_targets() -> None:
     shares = shares / shares.sum(1, keepdim=True)
     soft = torch.zeros(10, 6).scatter_add(1, targets, shares)
 
-    loss = cross_entropy(states, items, targets, target_shares=shares)
+    loss = cross_entropy(states, items, Targets(targets, shares))
     expected = functional.cross_entropy(states @ items.T, soft)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(
         torch.autograd.grad(loss, states), torch.autograd.grad(expected, states)
     )
+
+
+def test_the_next_items_are_targets_and_count_less_the_later_they_come() -> None:
+    item_seq = torch.tensor([[7, 8, 9], [5, 0, 0]])
+    targets = next_items(item_seq, torch.tensor([3, 1]), torch.tensor([4, 6]), 2, decay=0.25)
+    assert targets.items[0].tolist() == [[8, 9], [9, 4], [4, 0]]
+    assert targets.items[1, 0].tolist() == [6, 0]
+    torch.testing.assert_close(
+        targets.shares[0], torch.tensor([[0.8, 0.2], [0.8, 0.2], [1.0, 0.0]])
+    )
+    torch.testing.assert_close(targets.shares[1, 0], torch.tensor([1.0, 0.0]))
 
 
 def test_all_candidates_are_the_items_met_in_training() -> None:
