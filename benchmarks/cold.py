@@ -9,7 +9,8 @@ validation and test items both are not.
 
 Beside it stands a run that never heard of the tenth: they are in neither file, and a user's held-out
 event with one of them is replaced by the user's own last training item, so that nobody's training
-sequence changes. **warm_kept** is the first run's Recall@10 over this one's, on the same warm users.
+sequence changes; both runs stop by the validation rows of the other users. **warm_kept** is the first
+run's Recall@10 over this one's, on the same warm users.
 
 A cold item is no negative in the loss. Its score is made of the same two parts as every other's, on
 the same scale: its adapted text, and for the ID that it lacks the mean ID of the items with like texts
@@ -82,11 +83,17 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
     cut = events.without(cold)
     with tempfile.TemporaryDirectory() as folder:
         aware, unaware = (
-            run(MODELS[model], source.name, str(cut.write(Path(folder) / name, forget)), seed, {})
+            run(
+                MODELS[model], source.name, str(cut.write(Path(folder) / name, forget)), seed, {},
+                cut.warm_users(),
+            )
             for name, forget in (("aware", False), ("never-heard", True))
-        )
+        )  # fmt: skip
     assert aware.users == unaware.users, "RecBole orders users by time, which the cut leaves alone"
-    is_cold, is_warm = cut.groups(aware.users)
+    is_cold, is_warm = (
+        np.array([user in group for user in aware.users])
+        for group in (cut.cold_users(), cut.warm_users())
+    )
     result: dict[str, Any] = {
         "cold_items": len(cold),
         "users_left_out": len(events.users) - len(cut.users),
@@ -153,14 +160,20 @@ class _Cut:
     cold: set[str]
     users: list[tuple[list[list[str]], list[list[str]]]]
 
-    def groups(self, users: list[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """(N,) whether the test item is cold and (N,) whether neither held-out item is."""
-        item, user = self.events.item, self.events.user
-        is_cold = {
-            rows[0][user]: [row[item] in self.cold for row in rows] for _, rows in self.users
+    def cold_users(self) -> set[str]:
+        """Users whose test item is cold."""
+        return {rows[1][self.events.user] for _, rows in self.users if self._is_cold(rows[1])}
+
+    def warm_users(self) -> set[str]:
+        """Users neither of whose held-out items is cold."""
+        return {
+            rows[0][self.events.user]
+            for _, rows in self.users
+            if not any(self._is_cold(row) for row in rows)
         }
-        flags = np.array([is_cold[user] for user in users])
-        return flags[:, 1], ~flags.any(1)
+
+    def _is_cold(self, row: list[str]) -> bool:
+        return row[self.events.item] in self.cold
 
     def write(self, parent: Path, forget: bool) -> Path:
         """Write the files under ``parent``; ``forget`` takes the cold items out of all of them."""
@@ -172,7 +185,7 @@ class _Cut:
             lines += ["\t".join(row) for row in training]
             for row in held_out:
                 told = list(row)
-                if forget and row[item] in self.cold:
+                if forget and self._is_cold(row):
                     told[item] = training[-1][item]
                 lines.append("\t".join(told))
         (folder / f"{source.name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")

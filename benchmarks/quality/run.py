@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality.models import Entry
@@ -40,13 +41,19 @@ class Outcome:
 
 
 def run(
-    entry: Entry, dataset: str, data_path: str | None, seed: int, settings: dict[str, Any]
+    entry: Entry,
+    dataset: str,
+    data_path: str | None,
+    seed: int,
+    settings: dict[str, Any],
+    stopping_users: set[str] | None = None,
 ) -> Outcome:
     """Train by early stopping on validation, then test the weights that were best there.
 
     Args:
         entry: the model.
         settings: RecBole keys on top of the entry's own.
+        stopping_users: whose validation rows decide when to stop; by default everyone's.
     """
     from recbole_llm.train import build_config, build_data, fit
 
@@ -56,6 +63,8 @@ def run(
         given["data_path"] = data_path
     config = build_config(entry.model, dataset, entry.config_files, given)
     data, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
+    if stopping_users is not None:
+        valid_data = _rows_of(valid_data, stopping_users)
     fitted = fit(config, train_data, valid_data, entry.network_class())
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
@@ -74,6 +83,14 @@ def run(
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
     )
+
+
+def _rows_of(loader: Any, users: set[str]) -> Any:
+    """The same loader over the rows of some users."""
+    data = loader._dataset
+    names = data.id2token(data.uid_field, data.inter_feat[data.uid_field])
+    is_kept = torch.tensor([name in users for name in names])
+    return type(loader)(loader.config, data.copy(data.inter_feat[is_kept]), loader._sampler)
 
 
 def _mask_history(network: Any) -> None:
