@@ -36,5 +36,5 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
     assert run.stdout.split(" ", 2) == [
         f"{installed}/recbole_llm/__init__.py",
         f"{installed}/spark_jobs/__init__.py",
-        "['minilm', 'qwen3-embedding-0.6b', 'smollm2-135m'] minilm 20\n",
+        "['minilm', 'qwen3-embedding-0.6b', 'smollm2-135m'] minilm+tfidf 20\n",
     ]

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from recbole_llm.config_files import config_path, load_yaml
+from recbole_llm.config_files import config_path
 
 
 @dataclass(frozen=True)
@@ -92,13 +92,3 @@ def find_model(name: str) -> Entry:
             raise ValueError(f"{name!r}: expected key=value after the colon, got {change!r}")
         settings[key] = yaml.safe_load(value)
     return replace(MODELS[base], settings={**MODELS[base].settings, **settings})
-
-
-def is_default(entry: Entry) -> bool:
-    """Whether an entry is LLMSeqRec with the settings that it has anyway."""
-    defaults = load_yaml(config_path("model", "LLMSeqRec"))
-    return (
-        entry.model == "LLMSeqRec"
-        and not entry.config
-        and entry.settings.items() <= defaults.items()
-    )

@@ -5,30 +5,19 @@ import logging
 from typing import Any
 
 from benchmarks.quality import store
-from benchmarks.quality.models import find_model, is_default
+from benchmarks.quality.models import find_model
 from benchmarks.quality.run import TOP, Outcome, run
 
-_DEFAULT = "llmseqrec"
 _log = logging.getLogger("benchmarks.quality")
 
 
 def fill(
     model: str, dataset: str, data_path: str | None, seed: int, about: dict[str, Any]
 ) -> store.Row:
-    """The row, from ``quality.json``, or from ``ablation.json`` for a name that carries settings.
-
-    A name whose settings are the default's own (``llmseqrec-minilm``, as long as MiniLM is the default
-    encoder) takes the default's row.
-    """
+    """The row, from ``quality.json``, or from ``ablation.json`` for a name that carries settings."""
     entry = find_model(model)
     file = store.ABLATION if ":" in model else store.QUALITY
     if row := store.find(file, dataset=dataset, model=model, seed=seed):
-        return row
-    if model != _DEFAULT and is_default(entry):
-        row = {**fill(_DEFAULT, dataset, data_path, seed, about), "model": model}
-        if file == store.QUALITY:
-            store.copy_ranks(dataset, _DEFAULT, model, seed)
-        store.add(file, row)
         return row
     known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
     grid = (json.loads(known["settings"]),) if known else entry.grid

@@ -7,7 +7,6 @@ Several processes may write at once.
 """
 
 import json
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,11 +55,6 @@ def write_ranks(row: Row, outcome: Outcome) -> None:
         ranks=outcome.ranks,
         masked_ranks=outcome.masked_ranks,
     )
-
-
-def copy_ranks(dataset: str, source: str, target: str, seed: int) -> None:
-    """Give one model's ranks to another that is the same under a second name."""
-    shutil.copyfile(_ranks_path(dataset, source, seed), _ranks_path(dataset, target, seed))
 
 
 def read_ranks(dataset: str, model: str, seed: int, name: str = "ranks") -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
-from benchmarks.quality.models import MODELS, find_model, is_default
+from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import bootstrap_ratio, ndcg
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
@@ -20,12 +20,6 @@ def test_a_name_carries_settings() -> None:
 def test_a_wrong_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="no model 'sasrek'|expected key=value .* 'n_layers'"):
         find_model(name)
-
-
-def test_a_second_name_of_the_default_is_seen() -> None:
-    default = {name for name in MODELS if is_default(MODELS[name])}
-    assert default == {"llmseqrec", "llmseqrec-minilm"}
-    assert is_default(find_model("llmseqrec:n_layers=2"))
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
