@@ -13,8 +13,8 @@ encoding and validation count on both sides.
 **dataset_memory_ratio**: peak resident memory that ``WholeSequenceDataset`` adds while it loads and
 splits a million synthetic interactions at length 200, over what RecBole's ``SequentialDataset`` adds.
 
-Writes ``benchmarks/results/training.json``, SASRec's curve after each epoch. A finished one is kept,
-and not run again unless ``--fresh`` is given.
+Writes ``benchmarks/results/training.json``, SASRec's curve after each epoch. A finished one is kept
+and not run again on the same machine with the same threads, unless ``--fresh`` is given.
 """
 
 import argparse
@@ -77,7 +77,8 @@ def _time_part(
     content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]
 ) -> dict[str, Any]:
     sasrec = content.get("sasrec")
-    if args.fresh or not (sasrec and sasrec["finished"]) or sasrec["threads"] != args.threads:
+    is_comparable = sasrec and sasrec["finished"] and sasrec["machine"] == about["machine"]
+    if args.fresh or not is_comparable:
         sasrec = {**about, "threads": args.threads, "finished": False, "curve": []}
         content["sasrec"] = sasrec
         settings = {**_PEER, "seed": args.seed}
