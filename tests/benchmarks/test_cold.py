@@ -1,0 +1,65 @@
+"""The cut that turns items cold, and the rows that stop both runs."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.cold import _Events
+from benchmarks.quality.run import _rows_of
+from recbole_llm.sequences import WholeSequenceDataset
+from recbole_llm.train import build_config, build_data
+from tests.data import write_atomic
+
+USERS = {
+    "a": ["i1", "i2", "i3", "i4", "i9"],  # the test item turns cold
+    "b": ["i2", "i9", "i1", "i3", "i4"],  # a training event is lost
+    "c": ["i9", "i1", "i9", "i2"],  # one training event is left: too few
+    "d": ["i3", "i4", "i9", "i1"],  # the validation item turns cold
+}
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> _Events:
+    texts = {item: f"text of {item}" for item in ("i1", "i2", "i3", "i4", "i9")}
+    return _Events(write_atomic(tmp_path, "small", USERS, texts))
+
+
+def test_a_cut_takes_training_events_and_leaves_the_two_held_out(events: _Events) -> None:
+    assert events.trained_items() == ["i1", "i2", "i3", "i4", "i9"]
+    cut = events.without({"i9"})
+    kept = {
+        held_out[0][0]: ([row[1] for row in training], [row[1] for row in held_out])
+        for training, held_out in cut.users
+    }
+    assert kept == {
+        "a": (["i1", "i2", "i3"], ["i4", "i9"]),
+        "b": (["i2", "i1"], ["i3", "i4"]),
+        "d": (["i3", "i4"], ["i9", "i1"]),
+    }
+    assert cut.cold_users() == {"a"}
+    assert cut.warm_users() == {"b"}
+
+
+def test_a_run_that_never_heard_of_an_item_has_it_in_no_file(
+    events: _Events, tmp_path: Path
+) -> None:
+    cut = events.without({"i9"})
+    aware = cut.write(tmp_path / "aware", forget=False) / "small"
+    unaware = cut.write(tmp_path / "unaware", forget=True) / "small"
+    assert "i9" in (aware / "small.inter").read_text()
+    assert "i9" in (aware / "small.item").read_text()
+    lines = (unaware / "small.inter").read_text().splitlines()
+    assert [line.split("\t")[1] for line in lines[1:]] == [
+        "i1", "i2", "i3", "i4", "i3",  # in the place of the test item: the last one trained on
+        "i2", "i1", "i3", "i4",
+        "i3", "i4", "i4", "i1",
+    ]  # fmt: skip
+    assert "i9" not in (unaware / "small.item").read_text()
+
+
+def test_the_rows_that_stop_a_run_are_those_of_the_users_named(events: _Events) -> None:
+    config = build_config("SASRec", "small", None, {"data_path": str(events.folder.parent)})
+    data, (_, valid, _) = build_data(config, WholeSequenceDataset)
+    rows = _rows_of(valid, {"b", "d"})._dataset.inter_feat
+    assert sorted(data.id2token("user_id", rows["user_id"])) == ["b", "d"]
+    assert len(valid._dataset) == len(USERS)  # the loader given is as it was
