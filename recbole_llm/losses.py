@@ -167,8 +167,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             logits.scatter_add_(1, wanted, -counted)  # the gradient of the loss by the logits
             values_grad[own] = logits.view(-1)[places].to(values.dtype)
             gradient = logits.to(states.dtype)
-            torch.mm(gradient, items, out=states_grad[start : start + chunk])
-            items_grad.addmm_(gradient.T, part)
+            states_grad[start : start + chunk] = gradient @ items
+            items_grad += gradient.T @ part
         ctx.save_for_backward(states_grad / n, (items_grad / n).to(items.dtype), values_grad / n)
         return loss / n
 

@@ -26,12 +26,15 @@ def tfidf_vectors(texts: list[str]) -> NDArray[np.float32]:
         (N, min(384, words)) float32: words and their logarithmic counts, rare ones weighing more,
         projected on the leading singular vectors.
     Raises:
-        DataError: no word stands in the texts.
+        DataError: no word of two letters or more stands in the texts.
     """
     try:
         counts = TfidfVectorizer(sublinear_tf=True).fit_transform(texts)
     except ValueError as error:
-        raise DataError(f"encoder tfidf: {error}") from None
+        raise DataError(
+            f"encoder tfidf: no word of two letters or more stands in the {len(texts)} texts "
+            f"({error}); take --encoder=minilm, or another text by --item_text"
+        ) from None
     if counts.shape[1] < 2:
         return counts.toarray().astype(np.float32)  # type: ignore[no-any-return]
     size = min(_SIZE, counts.shape[1] - 1, max(counts.shape[0] - 1, 1))

@@ -66,6 +66,26 @@ def test_several_targets_are_pytorchs_soft_targets() -> None:
     )
 
 
+@pytest.mark.usefixtures("logits_at_once")
+@pytest.mark.parametrize("states_dtype", [torch.float32, torch.bfloat16])
+def test_mixed_precision_gives_the_loss_of_full_precision(states_dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(10, 4, generator=generator, requires_grad=True)
+    items = torch.randn(6, 4, generator=generator, requires_grad=True)
+    targets = one_target(torch.randint(0, 6, (10,), generator=generator))
+    full = cross_entropy(states, items, targets)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = cross_entropy(states.to(states_dtype), items, targets)
+    assert mixed.dtype == torch.float32
+    # bfloat16 keeps eight bits: products are right to about half a percent.
+    torch.testing.assert_close(mixed, full, rtol=0.01, atol=0.01)
+    inputs = (states, items)
+    for one, other in zip(
+        torch.autograd.grad(mixed, inputs), torch.autograd.grad(full, inputs), strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.01)
+
+
 def test_the_next_items_are_targets_and_count_less_the_later_they_come() -> None:
     item_seq = torch.tensor([[7, 8, 9], [5, 0, 0]])
     targets = next_items(item_seq, torch.tensor([3, 1]), torch.tensor([4, 6]), 2, decay=0.25)
