@@ -119,6 +119,9 @@ def _train_process(
     if rank is not None:
         _share_work(config, rank, nproc)
     init_seed(config["seed"], config["reproducibility"])
+    # RecBole looks whether a folder is there and then makes it; of two processes one then fails.
+    for folder in (Path("log") / config["model"], Path(config["checkpoint_dir"])):
+        folder.mkdir(parents=True, exist_ok=True)
     init_logger(config)
     logging.getLogger().info(config)
     started = time.monotonic()

@@ -33,6 +33,20 @@ def test_a_bad_setting_in_two_processes_is_told_once(tmp_path: Path) -> None:
         train("SASRec", "cycle", None, {"data_path": str(tmp_path)}, nproc=2)
 
 
+def test_recbole_finds_every_folder_that_processes_might_make_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_cycle(tmp_path)
+    found = {}
+    for module in ("recbole.utils.logger", "recbole.trainer.trainer"):
+        monkeypatch.setattr(
+            f"{module}.ensure_dir", lambda path: found.setdefault(str(path), Path(path).is_dir())
+        )
+    settings = {**_SMALL, "epochs": 1, "data_path": str(tmp_path), "checkpoint_dir": "kept/here"}
+    train("LLMSeqRec", "cycle", None, settings)
+    assert found == {"./log": True, "./log/LLMSeqRec": True, "kept/here": True}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["SASRec", "GRU4Rec", "BERT4Rec"])
 def test_recboles_own_models_run_by_the_same_call(tmp_path: Path, model: str) -> None:
