@@ -28,11 +28,17 @@ def describe_run() -> dict[str, Any]:
     if git("status", "--porcelain", "--untracked-files=no", "--", ":/", *written):
         commit += "+changes"
     return {
-        "command": " ".join(["python -m", name, *sys.argv[1:]]),
+        "command": " ".join(["python -m", name, *map(without_machine, sys.argv[1:])]),
         "commit": commit,
         "versions": {name: version(name) for name in _LIBRARIES},
         "machine": describe_machine(),
     }
+
+
+def without_machine(word: str) -> str:
+    """A word of a command line as it may be published: of an absolute path, the last part alone."""
+    path = Path(word)
+    return f".../{path.name}" if path.is_absolute() else word
 
 
 def describe_machine() -> str:
