@@ -37,8 +37,9 @@ def describe_run() -> dict[str, Any]:
 
 def without_machine(word: str) -> str:
     """A word of a command line as it may be published: of an absolute path, the last part alone."""
-    path = Path(word)
-    return f".../{path.name}" if path.is_absolute() else word
+    key, equals, value = word.rpartition("=")  # --data-path=/home/..., or a setting's value
+    path = Path(value)
+    return f"{key}{equals}.../{path.name}" if path.is_absolute() else word
 
 
 def describe_machine() -> str:

@@ -25,7 +25,8 @@ Means over seeds; ± is the standard deviation over seeds.
 ![NDCG@10 by data set and model](quality.svg)
 """
 _RATIOS = f"""\
-Ratios of mean NDCG@{TOP}; in brackets the 95% interval from 2,000 bootstrap samples of the test users.
+Ratios of mean NDCG@{TOP}, each mean over the seeds that the tables below count; in brackets the 95%
+interval from 2,000 bootstrap samples of the test users.
 The best RecBole model is the one with the highest mean on the test rows, which favours it.
 """
 _MASKED = """\

@@ -7,6 +7,8 @@ from benchmarks.about import without_machine
     ("word", "published"),
     [
         ("/home/someone/sets/data", ".../data"),
+        ("--data-path=/home/someone/sets/data", "--data-path=.../data"),
+        ("llmseqrec:encoder=/home/someone/own.yaml", "llmseqrec:encoder=.../own.yaml"),
         ("../data", "../data"),
         ("--models", "--models"),
         ("llmseqrec:item_repr=id", "llmseqrec:item_repr=id"),
