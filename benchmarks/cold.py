@@ -14,7 +14,8 @@ run's Recall@10 over this one's, on the same warm users.
 
 A cold item is no negative in the loss. Its score is made of the same two parts as every other's, on
 the same scale: its adapted text, and for the ID that it lacks the mean ID of the items with like texts
-(``id_neighbors``), which says how often such items are met.
+(``id_neighbors``), which says how often such items are met, and ``new_item_bias`` on top: as less
+is known of it, its scores lie closer to the middle, and the first ten places are at the edge.
 
 Writes ``benchmarks/results/cold.json``.
 """

@@ -41,6 +41,7 @@ def export_artifact(
         encoder_weights=network.sequences.state_dict(),
         repeat_weights={} if network.repeats is None else network.repeats.state_dict(),
         item_matrix=model.item_matrix().float(),
+        item_bias=model.item_bias,
         item_ids=tokens,
         titles=_titles(dataset, tokens),
         metadata={

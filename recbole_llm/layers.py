@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from recbole_llm.losses import Adjustments
 
+_NOTHING_KNOWN = -1e4
+"""The score of an item without events and without text: far below all others, and finite."""
+
 
 @dataclass(frozen=True)
 class SequenceConfig:
@@ -200,6 +203,21 @@ class RepeatBias(nn.Module):
         states, places = is_latest.nonzero(as_tuple=True)  # (P,)
         lags = (positions[states] - places).clamp(max=len(self.weight) - 1)
         return Adjustments(states, item_seq[rows[states], places], self.STEP * self.weight[lags])
+
+
+def item_biases(is_known: Tensor, has_text: Tensor, new_item_bias: float) -> Tensor:
+    """What is added to the scores of items that nobody met in training.
+
+    Args:
+        is_known: (V,) bool, met in training.
+        has_text: (V,) bool.
+        new_item_bias: for an item that its text alone describes.
+    Returns:
+        (V,) float: 0 for known items; for padding and items of which nothing is known, less than any
+        score, so that they come last.
+    """
+    described = torch.where(has_text, new_item_bias, _NOTHING_KNOWN)
+    return torch.where(is_known, 0.0, described)
 
 
 class SequenceEncoder(nn.Module):

@@ -18,6 +18,7 @@ from recbole_llm.layers import (
     Network,
     RepeatBias,
     SequenceEncoder,
+    item_biases,
     last_states,
     length_groups,
     score_vectors,
@@ -64,9 +65,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         is_known = counts > 0
         neighbors = torch.zeros(self.n_items, 0, dtype=torch.int64)
         neighbor_weights = torch.zeros(self.n_items, 0)
+        has_text = torch.zeros_like(is_known) if text_vectors is None else text_vectors.any(1)
         has_neighbors = torch.zeros_like(is_known)
         if text_vectors is not None and options.uses_id and options.id_neighbors:
-            has_text = text_vectors.any(1)
             device = config["device"]
             neighbors, neighbor_weights = text_neighbors(
                 text_vectors.to(device), (is_known & has_text).to(device), options.id_neighbors
@@ -79,6 +80,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         self.register_buffer("neighbor_weights", neighbor_weights, persistent=False)
         self.register_buffer(
             "id_shares", id_shares(counts, has_neighbors, options.id_prior), persistent=False
+        )
+        self.register_buffer(
+            "item_bias", item_biases(is_known, has_text, options.new_item_bias), persistent=False
         )
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
@@ -198,12 +202,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         return self.full_sort_predict(interaction)[rows, interaction[self.ITEM_ID]]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """(B, V) scores of all items; column 0 is padding and scores 0."""
+        """(B, V) scores of all items; column 0 is padding."""
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         config = self.options.sequence
         items = self.item_matrix()
         states = last_states(self.scoring_network.sequences, items, item_seq, lengths)
-        scores = score_vectors(states, config) @ score_vectors(items, config).T
+        scores = torch.addmm(
+            self.item_bias, score_vectors(states, config), score_vectors(items, config).T
+        )
         if self.scoring_network.repeats is not None:
             rows = torch.arange(len(item_seq), device=item_seq.device)
             adjustments = self.scoring_network.repeats(item_seq, rows, lengths - 1)

@@ -6,6 +6,7 @@ missing one. Here our defaults are put beneath what the user gave, and each key 
 
 import difflib
 import logging
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ class ModelOptions:
     id_neighbors: int
     id_prior: float
     id_dropout_prob: float
+    new_item_bias: float
     loss_type: str
     n_negatives: int
     n_targets: int
@@ -134,6 +136,7 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
     _check(config, "id_prior", float, lambda v: v > 0, "above 0")
     _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "new_item_bias", float, math.isfinite, "a finite number")
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
@@ -161,6 +164,7 @@ def model_options(config: Config) -> ModelOptions:
         id_neighbors=config["id_neighbors"],
         id_prior=float(config["id_prior"]),
         id_dropout_prob=float(config["id_dropout_prob"]),
+        new_item_bias=float(config["new_item_bias"]),
         loss_type=config["loss_type"],
         n_negatives=config["n_negatives"],
         n_targets=config["n_targets"],

@@ -70,10 +70,13 @@ def random_artifact(item_ids: list[str], seed: int = 0, data_cut: str | None = N
         torch.manual_seed(seed)
         matrix = torch.randn(len(item_ids) + 1, SEQUENCE.hidden_size)
         matrix[0] = 0
+        biases = torch.randn(len(item_ids) + 1)
         weights = SequenceEncoder(SEQUENCE).state_dict()
     titles = [f"Title of {item}" for item in item_ids]
     repeats = {"weight": torch.tensor([0.3, -0.2])}
-    return Artifact(SEQUENCE, weights, repeats, matrix, item_ids, titles, {"data_cut": data_cut})
+    return Artifact(
+        SEQUENCE, weights, repeats, matrix, biases, item_ids, titles, {"data_cut": data_cut}
+    )
 
 
 def write_events(events_folder: Path, day: str, rows: list[dict[str, object] | str]) -> None:

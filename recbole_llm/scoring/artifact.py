@@ -24,8 +24,8 @@ from torch import Tensor
 from recbole_llm.errors import ArtifactError
 from recbole_llm.layers import SequenceConfig
 
-FORMAT_VERSION = 2
-ITEM_MATRIX = "item_matrix"
+FORMAT_VERSION = 3
+_ITEM_MATRIX, _ITEM_BIAS = "item_matrix", "item_bias"
 _ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
 
@@ -41,6 +41,8 @@ class Artifact:
     """State of ``layers.RepeatBias``; empty without one."""
     item_matrix: Tensor
     """(V, H) float32 item vectors; row 0 is padding and zero."""
+    item_bias: Tensor
+    """(V,) float32, added to the items' scores."""
     item_ids: list[str]
     """External ids of rows 1..V-1, in order."""
     titles: list[str]
@@ -62,7 +64,7 @@ def write_artifact(artifact: Artifact, root: Path) -> Path:
     try:
         tensors = {_ENCODER + name: value for name, value in artifact.encoder_weights.items()}
         tensors |= {_REPEATS + name: value for name, value in artifact.repeat_weights.items()}
-        tensors[ITEM_MATRIX] = artifact.item_matrix
+        tensors |= {_ITEM_MATRIX: artifact.item_matrix, _ITEM_BIAS: artifact.item_bias}
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             staging / _WEIGHTS,
@@ -120,14 +122,16 @@ def load_artifact(path: Path) -> Artifact:
     items = _read_json(path / _ITEMS)
     try:
         tensors = load_file(path / _WEIGHTS)
-        item_matrix = tensors.pop(ITEM_MATRIX)
+        item_matrix, item_bias = tensors.pop(_ITEM_MATRIX), tensors.pop(_ITEM_BIAS)
     except (SafetensorError, KeyError) as error:
         raise ArtifactError(f"{path / _WEIGHTS} cannot be read: {error}") from None
-    expected_shape = (len(items["item_id"]) + 1, config.hidden_size)
-    if tuple(item_matrix.shape) != expected_shape or len(items["title"]) != len(items["item_id"]):
+    n_items = len(items["item_id"])
+    shapes = (tuple(item_matrix.shape), tuple(item_bias.shape), len(items["title"]))
+    expected_shapes = ((n_items + 1, config.hidden_size), (n_items + 1,), n_items)
+    if shapes != expected_shapes:
         raise ArtifactError(
-            f"artifact {path}: item matrix is {tuple(item_matrix.shape)}, its items and hidden "
-            f"size ask for {expected_shape}"
+            f"artifact {path}: item matrix, biases and titles are {shapes}, its items and hidden "
+            f"size ask for {expected_shapes}"
         )
     known = {"format_version", "model_version", "files", "sequence", "n_items"}
     return Artifact(
@@ -135,6 +139,7 @@ def load_artifact(path: Path) -> Artifact:
         encoder_weights=_part(tensors, _ENCODER),
         repeat_weights=_part(tensors, _REPEATS),
         item_matrix=item_matrix,
+        item_bias=item_bias,
         item_ids=items["item_id"],
         titles=items["title"],
         metadata={key: value for key, value in index.items() if key not in known},

@@ -59,6 +59,7 @@ class Scorer:
             self._repeats.to(self.device)
         self._items = artifact.item_matrix.to(self.device)  # (V, H)
         self._targets = score_vectors(self._items, self._config)  # (V, H)
+        self._bias = artifact.item_bias.to(self.device)  # (V,)
         self._row = {item_id: row for row, item_id in enumerate(artifact.item_ids, start=1)}
 
     @property
@@ -156,7 +157,8 @@ class Scorer:
         users, items, values = adjustments
         for start in range(1, len(self._targets), _BLOCK):
             block = self._targets[start : start + _BLOCK]
-            scores = states @ block.T  # (B, block)
+            bias = self._bias[start : start + _BLOCK]
+            scores = torch.addmm(bias, states, block.T)  # (B, block)
             if allowed is not None:
                 scores[:, ~allowed[start : start + _BLOCK]] = -torch.inf
             inside = (items >= start) & (items < start + len(block))

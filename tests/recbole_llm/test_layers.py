@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from recbole_llm.layers import ADAPTORS, Catalogue, ItemEncoder, RepeatBias
+from recbole_llm.layers import ADAPTORS, Catalogue, ItemEncoder, RepeatBias, item_biases
 
 
 def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
@@ -45,6 +45,15 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     )  # nobody met it
     some = encoder(torch.tensor([3, 1]), catalogue)
     torch.testing.assert_close(some, vectors[[3, 1]])
+
+
+def test_new_items_have_a_bias_and_what_nobody_knows_comes_last() -> None:
+    is_known = torch.tensor([False, True, True, False, False])
+    has_text = torch.tensor([False, True, False, True, False])
+    biases = item_biases(is_known, has_text, 0.25)
+    assert biases[1:4].tolist() == [0, 0, 0.25]
+    assert biases[4] < -1000
+    assert torch.isfinite(biases).all()
 
 
 def test_without_neighbors_an_id_stands_alone() -> None:

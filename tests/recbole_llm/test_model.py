@@ -101,6 +101,24 @@ def test_an_item_nobody_met_has_a_finite_score_of_its_own(model: LLMSeqRec) -> N
 
 
 @torch.no_grad()
+def test_the_new_item_bias_is_in_new_items_scores_alone(settings: dict[str, Any]) -> None:
+    scores = []
+    for bias in (0.0, 2.5):
+        config = build_config("LLMSeqRec", "cycle", None, {**settings, "new_item_bias": bias})
+        dataset, _ = build_data(config)
+        torch.manual_seed(0)
+        model = LLMSeqRec(config, dataset).eval()
+        scores.append(model.full_sort_predict(_interaction(model, [[1, 2], [3]], [1, 1])))
+    gained = scores[1] - scores[0]
+    is_new = torch.tensor([token == "cold" for token in dataset.item_tokens()])
+    torch.testing.assert_close(gained[:, ~is_new], torch.zeros(2, model.n_items - 1))
+    if settings["item_repr"] == "id":  # nothing is known of it: no bias lifts it
+        assert (scores[1][:, is_new] < scores[1][:, 1:][:, ~is_new[1:]].amin(1, keepdim=True)).all()
+    else:
+        torch.testing.assert_close(gained[:, is_new], torch.full((2, 1), 2.5))
+
+
+@torch.no_grad()
 def test_item_vectors_are_kept_while_ranking_and_follow_new_weights(model: LLMSeqRec) -> None:
     before = model.item_matrix()
     assert model.item_matrix() is before

@@ -51,8 +51,8 @@ def test_truncated(path: Path, name: str) -> None:
 
 def test_newer_format(path: Path) -> None:
     index = json.loads((path / "artifact.json").read_text())
-    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 3}))
-    with pytest.raises(ArtifactError, match="has artifact format 3, this version reads 2"):
+    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 4}))
+    with pytest.raises(ArtifactError, match="has artifact format 4, this version reads 3"):
         load_scorer(path)
 
 
@@ -75,7 +75,9 @@ def test_item_matrix_of_another_size(tmp_path: Path) -> None:
     artifact.item_ids.append("d")
     artifact.titles.append("")
     path = write_artifact(artifact, tmp_path)
-    with pytest.raises(ArtifactError, match=r"item matrix is \(4, 16\), its items .* \(5, 16\)"):
+    with pytest.raises(
+        ArtifactError, match=r"are \(\(4, 16\), \(4,\), 4\), its items .* \(\(5, 16\)"
+    ):
         load_scorer(path)
 
 
