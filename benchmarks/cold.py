@@ -32,6 +32,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS, describe_run
@@ -40,6 +41,8 @@ from benchmarks.quality.report import ndcg
 from benchmarks.quality.run import run
 
 _PATH = RESULTS / "cold.json"
+_MAIN_SET = "amazon-beauty-2014"
+"""The figures are of this one."""
 _log = logging.getLogger("benchmarks.cold")
 
 
@@ -48,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", default="amazon-beauty-2014")
+    parser.add_argument("--dataset", default=_MAIN_SET)
     parser.add_argument("--data-path", required=True)
     parser.add_argument("--model", default="llmseqrec", choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
@@ -57,24 +60,36 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
-    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {"rows": []}
     source = Path(args.data_path).absolute() / args.dataset
     os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
     for seed in args.seeds:
         key = {"dataset": args.dataset, "model": args.model, "seed": seed, "share": args.share}
-        if any(key.items() <= row.items() for row in content["rows"]):
+        if any(key.items() <= row.items() for row in _read()["rows"]):
             continue
-        row = {**key, **_measure(source, args.model, seed, args.share), **about}
-        content["rows"].append(row)
-        main_set = content["rows"][0]["dataset"]
-        ours = [r for r in content["rows"] if (r["model"], r["dataset"]) == ("llmseqrec", main_set)]
+        _add({**key, **_measure(source, args.model, seed, args.share), **about})
+    sys.stdout.write(json.dumps(_read().get("figures")) + f"\nwritten to {_PATH.name}\n")
+
+
+def _read() -> dict[str, Any]:
+    content: dict[str, Any] = {"rows": []}
+    if _PATH.exists():
+        content = json.loads(_PATH.read_text(encoding="utf-8"))
+    return content
+
+
+def _add(row: dict[str, Any]) -> None:
+    """Add a row and take the figures anew; several processes may write at once."""
+    with FileLock(_PATH.with_suffix(".lock")):
+        rows = [*_read()["rows"], row]
+        rows.sort(key=lambda row: (row["dataset"] != _MAIN_SET, row["model"], row["seed"]))
+        content: dict[str, Any] = {"rows": rows}
+        ours = [r for r in rows if (r["model"], r["dataset"]) == ("llmseqrec", _MAIN_SET)]
         if ours:
             content["figures"] = {
                 name: round(mean(row[name] for row in ours), 4)
                 for name in ("cold_recall_over_warm", "warm_kept")
             }
         _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(json.dumps(content.get("figures")) + f"\nwritten to {_PATH.name}\n")
 
 
 def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The cut that turns items cold, and the rows that stop both runs."""
 
+import json
 from pathlib import Path
 
 import pytest
 
+from benchmarks import cold
 from benchmarks.cold import _Events
 from benchmarks.quality.run import _rows_of
 from recbole_llm.sequences import WholeSequenceDataset
@@ -63,3 +65,22 @@ def test_the_rows_that_stop_a_run_are_those_of_the_users_named(events: _Events) 
     rows = _rows_of(valid, {"b", "d"})._dataset.inter_feat
     assert sorted(data.id2token("user_id", rows["user_id"])) == ["b", "d"]
     assert len(valid._dataset) == len(USERS)  # the loader given is as it was
+
+
+def test_the_figures_are_means_over_the_default_model_on_the_main_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cold, "_PATH", tmp_path / "cold.json")
+    rows = [
+        ("steam-100k", "llmseqrec", 1, 9.0),
+        ("amazon-beauty-2014", "llmseqrec", 2, 0.4),
+        ("amazon-beauty-2014", "sasrec", 1, 0.0),
+        ("amazon-beauty-2014", "llmseqrec", 1, 0.5),
+    ]
+    for dataset, model, seed, value in rows:
+        key = {"dataset": dataset, "model": model, "seed": seed}
+        cold._add({**key, "cold_recall_over_warm": value, "warm_kept": 2 * value})
+    content = json.loads((tmp_path / "cold.json").read_text())
+    assert content["figures"] == {"cold_recall_over_warm": 0.45, "warm_kept": 0.9}
+    assert [row["seed"] for row in content["rows"]] == [1, 2, 1, 1]
+    assert content["rows"][-1]["dataset"] == "steam-100k"
