@@ -14,7 +14,8 @@ encoding and validation count on both sides.
 splits a million synthetic interactions at length 200, over what RecBole's ``SequentialDataset`` adds.
 
 Writes ``benchmarks/results/training.json``, SASRec's curve after each epoch. A finished one is kept
-and not run again on the same machine with the same threads, unless ``--fresh`` is given.
+and not run again on the same machine with the same threads, unless ``--fresh`` is given. Its run is
+also the row ``sasrec-stock`` of ``benchmarks.quality``.
 """
 
 import argparse
@@ -31,10 +32,13 @@ import numpy as np
 
 from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
-from benchmarks.quality.run import PROTOCOL
+from benchmarks.quality.models import find_model
+from benchmarks.quality.rows import keep
+from benchmarks.quality.run import PROTOCOL, run
 
 _PATH = RESULTS / "training.json"
-_PEER = {**PROTOCOL, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
+_PEER, _OURS = "sasrec-stock", "llmseqrec"
+_DATASET = "ml-100k"
 
 
 def main() -> None:
@@ -81,12 +85,10 @@ def _time_part(
     if args.fresh or not is_comparable:
         sasrec = {**about, "threads": args.threads, "finished": False, "curve": []}
         content["sasrec"] = sasrec
-        settings = {**_PEER, "seed": args.seed}
-        sasrec["curve"] = in_fresh_process(_train, "SASRec", settings, args.threads, content)
+        sasrec["curve"] = in_fresh_process(_train, _PEER, args.seed, args.threads, about, content)
         sasrec["finished"] = True
         _write(content)
-    settings = {**PROTOCOL, "seed": args.seed}
-    ours = in_fresh_process(_train, "LLMSeqRec", settings, args.threads)
+    ours = in_fresh_process(_train, _OURS, args.seed, args.threads, about)
     best = max(score for _, score in sasrec["curve"])
     peer_seconds = next(seconds for seconds, score in sasrec["curve"] if score >= best)
     our_seconds = next((seconds for seconds, score in ours if score >= best), None)
@@ -106,7 +108,11 @@ def _time_part(
 
 
 def _train(
-    model: str, settings: dict[str, Any], threads: int, unfinished: dict[str, Any] | None = None
+    model: str,
+    seed: int,
+    threads: int,
+    about: dict[str, Any],
+    unfinished: dict[str, Any] | None = None,
 ) -> list[tuple[float, float]]:
     """The validation curve: (seconds since the start, NDCG@10) of each epoch.
 
@@ -116,8 +122,6 @@ def _train(
     import torch
 
     torch.set_num_threads(threads)
-    from recbole_llm.train import build_config, build_data, fit
-
     curve: list[tuple[float, float]] = []
 
     def on_epoch(epoch: int, score: float) -> None:
@@ -128,11 +132,10 @@ def _train(
             unfinished["sasrec"]["curve"] = curve
             _write(unfinished)
 
-    if model == "LLMSeqRec":
-        settings = {**settings, "text_cache": "cache.sqlite"}
-    config = build_config(model, "ml-100k", None, settings)
-    _, (train_data, valid_data, _) = build_data(config)
-    fit(config, train_data, valid_data, on_epoch=on_epoch)
+    settings = {"text_cache": "empty.sqlite"} if model == _OURS else {}
+    outcome = run(find_model(model), _DATASET, None, seed, settings, on_epoch=on_epoch)
+    if model == _PEER:
+        keep(model, _DATASET, seed, outcome, about)
     return curve
 
 

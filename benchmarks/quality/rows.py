@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import store
@@ -16,23 +17,12 @@ def fill(
 ) -> store.Row:
     """The row, from ``quality.json``, or from ``ablation.json`` for a name that carries settings."""
     entry = find_model(model)
-    file = store.ABLATION if ":" in model else store.QUALITY
-    if row := store.find(file, dataset=dataset, model=model, seed=seed):
+    if row := store.find(_file(model), dataset=dataset, model=model, seed=seed):
         return row
     known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
     grid = (json.loads(known["settings"]),) if known else entry.grid
     tried = [(choice, run(entry, dataset, data_path, seed, choice)) for choice in grid]
     best_choice, best = max(tried, key=lambda pair: _valid(pair[1]))
-    row = {
-        "dataset": dataset, "model": model, "seed": seed,
-        f"ndcg@{TOP}": best.test[f"ndcg@{TOP}"], f"recall@{TOP}": best.test[f"recall@{TOP}"],
-        f"mrr@{TOP}": best.test[f"mrr@{TOP}"], f"valid_ndcg@{TOP}": _valid(best),
-        f"masked_ndcg@{TOP}": best.masked_test[f"ndcg@{TOP}"],
-        f"masked_recall@{TOP}": best.masked_test[f"recall@{TOP}"],
-        "epochs": best.epochs, "seconds": round(best.seconds, 1), "parameters": best.parameters,
-        **about,
-    }  # fmt: skip
-    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
     if not known and len(entry.grid) > 1:
         for choice, outcome in tried:
             store.add(store.TUNING, {
@@ -40,10 +30,30 @@ def fill(
                 f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
                 "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
             })  # fmt: skip
+    return keep(model, dataset, seed, best, about)
+
+
+def keep(model: str, dataset: str, seed: int, outcome: Outcome, about: dict[str, Any]) -> store.Row:
+    """Write a run's row, and the ranks behind it, in the place of an older one."""
+    row = {
+        "dataset": dataset, "model": model, "seed": seed,
+        **{name: outcome.test[name] for name in (f"ndcg@{TOP}", f"recall@{TOP}", f"mrr@{TOP}")},
+        f"valid_ndcg@{TOP}": _valid(outcome),
+        f"masked_ndcg@{TOP}": outcome.masked_test[f"ndcg@{TOP}"],
+        f"masked_recall@{TOP}": outcome.masked_test[f"recall@{TOP}"],
+        "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),
+        "parameters": outcome.parameters, **about,
+    }  # fmt: skip
+    _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
+    file = _file(model)
     if file == store.QUALITY:
-        store.write_ranks(row, best)
+        store.write_ranks(row, outcome)
     store.add(file, row)
     return row
+
+
+def _file(model: str) -> Path:
+    return store.ABLATION if ":" in model else store.QUALITY
 
 
 def _valid(outcome: Outcome) -> float:

@@ -1,6 +1,7 @@
 """One model on one data set with one seed, in RecBole's data and evaluation loop."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ def run(
     seed: int,
     settings: dict[str, Any],
     stopping_users: set[str] | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
 ) -> Outcome:
     """Train by early stopping on validation, then test the weights that were best there.
 
@@ -54,6 +56,7 @@ def run(
         entry: the model.
         settings: RecBole keys on top of the entry's own.
         stopping_users: whose validation rows decide when to stop; by default everyone's.
+        on_epoch: called after each validation with the epoch, from 0, and its score.
     """
     from recbole_llm.train import build_config, build_data, fit
 
@@ -65,7 +68,7 @@ def run(
     data, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
-    fitted = fit(config, train_data, valid_data, entry.network_class())
+    fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
     test = fitted.trainer.evaluate(test_data, load_best_model=False)

@@ -37,13 +37,17 @@ def find(path: Path, **keys: Any) -> Row | None:
 
 
 def add(path: Path, row: Row) -> None:
-    """Add a row and keep the file sorted, whole at every moment."""
+    """Add a row, in the place of one of the same run. The file is sorted, and whole at every moment."""
     with _locked(path):
-        rows = [*read(path), row]
+        rows = [*(old for old in read(path) if _run_of(old) != _run_of(row)), row]
         rows.sort(key=lambda row: (row["dataset"], row["model"], row["seed"]))
         staged = path.with_suffix(".tmp")
         staged.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         staged.rename(path)
+
+
+def _run_of(row: Row) -> tuple[Any, ...]:
+    return tuple(row.get(key) for key in ("dataset", "model", "seed", "settings"))
 
 
 def write_ranks(row: Row, outcome: Outcome) -> None:

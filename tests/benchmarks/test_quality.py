@@ -1,9 +1,13 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks.quality import rows, store
 from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import bootstrap_ratio, ndcg
+from benchmarks.quality.run import run
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
 
@@ -71,3 +75,22 @@ def test_the_figures_stand_below_their_options_and_replace_older_ones() -> None:
     ]
     assert with_figures(once, losses) == once
     assert with_figures(once, {}) == config
+
+
+def test_a_run_tells_its_epochs_and_its_row_replaces_an_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "QUALITY", tmp_path / "quality.json")
+    monkeypatch.setattr(store, "RESULTS", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    heard: list[tuple[int, float]] = []
+    outcome = run(
+        find_model("pop"), "ml-100k", None, 1, {}, on_epoch=lambda *told: heard.append(told)
+    )
+    assert heard == [(0, outcome.valid["ndcg@10"])]
+    for note in ("older", "newer"):
+        rows.keep("pop", "ml-100k", 1, outcome, {"commit": note})
+    (row,) = store.read(store.QUALITY)
+    assert (row["commit"], row["ndcg@10"]) == ("newer", outcome.test["ndcg@10"])
+    ranks = store.read_ranks("ml-100k", "pop", 1)
+    assert ndcg(ranks).mean() == pytest.approx(row["ndcg@10"], abs=1e-6)
