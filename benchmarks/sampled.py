@@ -8,8 +8,8 @@ which differs by the loss alone, seed by seed, from the rows of ``benchmarks.qua
 there are not run again.
 
 **peak_gib**: peak resident memory of training steps with a million items (weights, Adam's two
-moments, the average, text vectors of 256 components, 64 windows of 50 items), by either loss, with
-seconds a step.
+moments, the average, text vectors of 512 components as two encoders have them, 64 windows of 50
+items), by either loss, with seconds a step.
 
 Writes ``benchmarks/results/sampled.json``.
 """
@@ -31,6 +31,7 @@ from benchmarks.quality.ablation import option_loss
 from benchmarks.quality.rows import fill
 
 _PATH = RESULTS / "sampled.json"
+_TEXT_SIZE = 512
 
 
 def main() -> None:
@@ -104,7 +105,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
 
     config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
     network = Network(
-        ItemEncoder(n_items + 1, 64, 256, True, "linear", 0.1, 0.02),
+        ItemEncoder(n_items + 1, 64, _TEXT_SIZE, True, "linear", 0.1, 0.02),
         SequenceEncoder(config),
         RepeatBias(3),
     )
@@ -114,7 +115,7 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
         torch.full((n_items + 1, 2), 0.5),
         torch.randint(1, n_items + 1, (n_items + 1, 10)),
         torch.full((n_items + 1, 10), 0.1),
-        torch.randn(n_items + 1, 256),
+        torch.randn(n_items + 1, _TEXT_SIZE),
     )
     is_known = torch.ones(n_items + 1, dtype=torch.bool)
     is_known[0] = False
