@@ -10,6 +10,7 @@ Writes ``benchmarks/results/quality.json`` after every run (``ablation.json`` fo
 settings), and at the end ``docs/quality.md`` with its plot; ``--report`` also the ablation's table in
 ``docs/model.md`` and its figures in ``configs/model/LLMSeqRec.yaml``. Protocol: RecBole's leave-one-out
 by time, the whole catalogue ranked, history not masked, the weights that were best on validation.
+A data set that is not there is left out; a model that cannot run on one is, with an error at the end.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from benchmarks.quality.ablation import ABLATIONS, write_ablation
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import write_report
 from benchmarks.quality.rows import fill
+from recbole_llm.errors import RecboleLlmError
 
 DATASETS = (
     "ml-100k", "amazon-beauty-2014", "steam-100k", "amazon-industrial-2018w", "ml-latest-small",
@@ -57,6 +59,7 @@ def main() -> None:
     logging.getLogger("recbole_llm").setLevel(logging.WARNING)
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    failed = False
     if not args.report:
         path = str(Path(args.data_path).absolute()) if args.data_path else None
         os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
@@ -65,11 +68,16 @@ def main() -> None:
                 _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
                 continue
             for model in args.models:
-                for seed in args.seeds:
-                    fill(model, dataset, path, seed, about)
+                try:
+                    for seed in args.seeds:
+                        fill(model, dataset, path, seed, about)
+                except RecboleLlmError as error:  # as a model of texts on a data set without
+                    _log.error("%s on %s: %s: skipped", model, dataset, error)
+                    failed = True
     write_report()
     if args.report:
         write_ablation()
+    sys.exit(failed)
 
 
 def _is_here(dataset: str, data_path: str | None) -> bool:
