@@ -129,7 +129,8 @@ def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
         else:
             candidates = all_candidates(is_known)
         items = network.items(candidates.items, catalogue)
-        states = network.sequences(items[candidates.columns(item_seq)]).flatten(0, 1)
+        lengths = torch.full((len(item_seq),), item_seq.shape[1])
+        states = network.sequences(items[candidates.columns(item_seq.flatten())], lengths)
         wanted = one_target(candidates.columns(targets.flatten()))
         loss = cross_entropy(states, items, wanted, None, candidates.log_weights)
         optimizer.zero_grad()

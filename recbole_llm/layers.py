@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_llm.losses import Adjustments
+from recbole_llm.packing import pack
 
 _NOTHING_KNOWN = -1e4
 """The score of an item without events and without text: far below all others, and finite."""
@@ -224,8 +225,7 @@ class SequenceEncoder(nn.Module):
     """Causal self-attention over the items a user met.
 
     The state at position t depends on items 0..t and on nothing later, so one pass yields a
-    training signal at every position. Real items precede padding; the causal mask alone therefore
-    keeps padding out of every real state.
+    training signal at every position.
 
     Source: SASRec, arXiv:1808.09781; pre-norm blocks as in arXiv:2002.04745.
     """
@@ -233,6 +233,7 @@ class SequenceEncoder(nn.Module):
     def __init__(self, config: SequenceConfig) -> None:
         super().__init__()
         size, eps = config.hidden_size, config.layer_norm_eps
+        self.n_heads = config.n_heads
         self.position_embedding = nn.Embedding(config.max_seq_length, size)
         self.input_norm = nn.LayerNorm(size, eps=eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
@@ -263,24 +264,26 @@ class SequenceEncoder(nn.Module):
             if isinstance(module, nn.MultiheadAttention):
                 nn.init.normal_(module.in_proj_weight, std=std)
 
-    def forward(self, item_vectors: Tensor) -> Tensor:
+    def forward(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
         """Read sequences.
 
         Args:
-            item_vectors: (B, L, H) float, L at most ``max_seq_length``.
+            item_vectors: (N, H) float, the items of B sequences one after another, oldest first.
+            lengths: (B,) int64, at least 1 and at most ``max_seq_length``; they add up to N.
         Returns:
-            (B, L, H) float; [b, t] is the user's state after item t.
+            (N, H) float; the user's state after each item.
         """
-        length = item_vectors.shape[1]
-        positions = torch.arange(length, device=item_vectors.device)
-        states = item_vectors + self.position_embedding(positions)
+        packing = pack(lengths)
+        states = item_vectors + self.position_embedding(packing.positions)
         states = self.dropout(self.input_norm(states))
-        mask = nn.Transformer.generate_square_subsequent_mask(
-            length, device=states.device, dtype=states.dtype
-        )  # (L, L)
+        n_rows, width, _ = packing.hidden.shape
+        mask = states.new_zeros(packing.hidden.shape).masked_fill_(packing.hidden, -torch.inf)
+        mask = mask.repeat_interleave(self.n_heads, dim=0)  # (R · heads, W, W)
+        rows = states.new_zeros(n_rows * width, states.shape[1])
+        rows = rows.index_copy(0, packing.places, states).view(n_rows, width, -1)
         for block in self.blocks:
-            states = block(states, src_mask=mask, is_causal=True)
-        return cast(Tensor, self.output_norm(states))
+            rows = block(rows, src_mask=mask)
+        return cast(Tensor, self.output_norm(rows.flatten(0, 1)[packing.places]))
 
 
 class Network(nn.Module):
@@ -295,21 +298,6 @@ class Network(nn.Module):
         self.repeats = repeats
 
 
-def length_groups(item_seq_len: Tensor) -> list[Tensor]:
-    """Split a batch so that no sequence is padded to more than twice its length, or to eight.
-
-    Most histories are short and one in a batch is long; padding all to that one would be most of
-    the work.
-
-    Args:
-        item_seq_len: (B,) int64.
-    Returns:
-        Row numbers, each row in one group.
-    """
-    sizes = (item_seq_len.clamp(min=8) - 1).log2().floor()  # 2 up to 8 items, 3 up to 16, ...
-    return [(sizes == size).nonzero().squeeze(1) for size in torch.unique(sizes)]
-
-
 def last_states(
     encoder: SequenceEncoder, items: Tensor, item_seq: Tensor, length: Tensor
 ) -> Tensor:
@@ -322,24 +310,8 @@ def last_states(
     Returns:
         (B, H) float.
     """
-    states = items.new_empty(len(item_seq), items.shape[1])
-    for group in length_groups(length):
-        sequences = item_seq[group, : int(length[group].max())]
-        states[group] = last_state(encoder(items[sequences]), length[group])
-    return states
-
-
-def last_state(states: Tensor, item_seq_len: Tensor) -> Tensor:
-    """Take each sequence's state after its last real item.
-
-    Args:
-        states: (B, L, H) float.
-        item_seq_len: (B,) int64, at least 1.
-    Returns:
-        (B, H).
-    """
-    rows = torch.arange(len(states), device=states.device)
-    return states[rows, item_seq_len - 1]
+    states = encoder(items[item_seq[item_seq > 0]], length)  # (N, H)
+    return cast(Tensor, states[length.cumsum(0) - 1])
 
 
 def score_vectors(vectors: Tensor, config: SequenceConfig) -> Tensor:

@@ -5,7 +5,6 @@ adjustments.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -34,16 +33,6 @@ def no_adjustments(states: Tensor) -> Adjustments:
     """Nothing to add, on the device of ``states``."""
     nothing = torch.zeros(0, dtype=torch.int64, device=states.device)
     return Adjustments(nothing, nothing, states.new_zeros(0))
-
-
-def stack_adjustments(parts: Sequence[Adjustments], n_rows: Sequence[int]) -> Adjustments:
-    """Adjustments of groups of states, of ``n_rows`` each, as those of all states in a row."""
-    starts = [sum(n_rows[:number]) for number in range(len(parts))]
-    return Adjustments(
-        torch.cat([part.rows + start for part, start in zip(parts, starts, strict=True)]),
-        torch.cat([part.items for part in parts]),
-        torch.cat([part.values for part in parts]),
-    )
 
 
 class Targets(NamedTuple):

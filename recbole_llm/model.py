@@ -20,19 +20,15 @@ from recbole_llm.layers import (
     SequenceEncoder,
     item_biases,
     last_states,
-    length_groups,
     score_vectors,
 )
 from recbole_llm.losses import (
-    Adjustments,
-    Candidates,
     Targets,
     all_candidates,
     cross_entropy,
     next_items,
     no_adjustments,
     sampled_candidates,
-    stack_adjustments,
 )
 from recbole_llm.neighbors import id_shares, text_neighbors
 
@@ -150,19 +146,24 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             met = torch.cat([item_seq.flatten(), interaction[self.POS_ITEM_ID]])
             candidates = sampled_candidates(self.is_known, met, self.options.n_negatives)
         items = self.network.items(candidates.items, self.catalogue)  # (C, H)
-        parts = [
-            self._group(
-                candidates, items, item_seq[group, : int(lengths[group].max())], lengths[group],
-                interaction[self.POS_ITEM_ID][group],
-            )
-            for group in length_groups(lengths)
-        ]  # fmt: skip
-        states, targets, adjustments = zip(*parts, strict=True)
+        is_real = item_seq > 0
+        rows, positions = is_real.nonzero(as_tuple=True)  # (N,)
+        states = self.network.sequences(items[candidates.columns(item_seq[is_real])], lengths)
+        adjustments = no_adjustments(states)
+        if self.network.repeats is not None:
+            adjustments = self.network.repeats(item_seq, rows, positions)
+            adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
+        following = next_items(
+            item_seq, lengths, interaction[self.POS_ITEM_ID], self.options.n_targets,
+            self.options.target_decay,
+        )  # fmt: skip
+        # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
+        columns = candidates.columns(following.items[is_real]).clamp(max=len(items) - 1)  # (N, M)
         loss = cross_entropy(
-            score_vectors(torch.cat(states), self.options.sequence),
+            score_vectors(states, self.options.sequence),
             score_vectors(items, self.options.sequence),
-            Targets(*(torch.cat(each) for each in zip(*targets, strict=True))),
-            stack_adjustments(adjustments, [len(part) for part in states]),
+            Targets(columns, following.shares[is_real]),
+            adjustments,
             candidates.log_weights,
         )
         if not torch.isfinite(loss):
@@ -172,29 +173,6 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
                 "and their items' texts, or lower learning_rate"
             )
         return loss
-
-    def _group(
-        self, candidates: Candidates, items: Tensor, item_seq: Tensor, lengths: Tensor, last: Tensor
-    ) -> tuple[Tensor, Targets, Adjustments]:
-        """(N, H) states of all real positions, their targets and adjustments, by columns of ``items``.
-
-        Args:
-            item_seq: (B, L) int64; ``last`` (B,) holds the targets of the last positions.
-        """
-        rows, positions = (item_seq > 0).nonzero(as_tuple=True)  # (N,)
-        # Every item of a sequence is a candidate; padding takes any vector, no state sees it.
-        columns = candidates.columns(item_seq).clamp(max=len(items) - 1)
-        states = self.network.sequences(items[columns])[rows, positions]  # (N, H)
-        adjustments = no_adjustments(states)
-        if self.network.repeats is not None:
-            adjustments = self.network.repeats(item_seq, rows, positions)
-            adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-        following = next_items(
-            item_seq, lengths, last, self.options.n_targets, self.options.target_decay
-        )
-        columns = candidates.columns(following.items[rows, positions])  # (N, M)
-        targets = Targets(columns.clamp(max=len(items) - 1), following.shares[rows, positions])
-        return states, targets, adjustments
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""

@@ -19,7 +19,6 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_llm.layers import length_groups
 from recbole_llm.losses import cross_entropy, next_items, one_target
 from recbole_llm.sequences import WholeSequenceDataset
 
@@ -73,6 +72,21 @@ class Markov(Popular):
         return torch.from_numpy(self.transitions[last.numpy()].toarray()) + self.tie_break
 
 
+def _length_groups(item_seq_len: Tensor) -> list[Tensor]:
+    """Split a batch so that no sequence is padded to more than twice its length, or to eight.
+
+    Most histories are short and one in a batch is long; padding all to that one would be most of
+    the work.
+
+    Args:
+        item_seq_len: (B,) int64.
+    Returns:
+        Row numbers, each row in one group.
+    """
+    sizes = (item_seq_len.clamp(min=8) - 1).log2().floor()  # 2 up to 8 items, 3 up to 16, ...
+    return [(sizes == size).nonzero().squeeze(1) for size in torch.unique(sizes)]
+
+
 class _EveryPosition:
     """Turns a causal RecBole network's loss at the last position into one at every position."""
 
@@ -90,7 +104,7 @@ class _EveryPosition:
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         states, targets = [], []
         self.every_position = True
-        for group in length_groups(lengths):
+        for group in _length_groups(lengths):
             sequences = item_seq[group, : int(lengths[group].max())]
             last = interaction[self.POS_ITEM_ID][group]
             following = next_items(sequences, lengths[group], last, n_targets=1, decay=1.0)
@@ -143,7 +157,7 @@ class WholeBERT4Rec(BERT4Rec):  # type: ignore[misc]
         if not is_masked.any():
             return self.output_bias.sum() * 0
         states, originals = [], []
-        for group in length_groups(lengths):
+        for group in _length_groups(lengths):
             part = slice(int(lengths[group].max()))
             states.append(self(masked[group, part])[is_masked[group, part]])  # (N, H)
             originals.append(interaction[self.ITEM_SEQ][group, part][is_masked[group, part]])

@@ -64,21 +64,22 @@ def _interaction(model: LLMSeqRec, sequences: list[list[int]], targets: list[int
 
 @torch.no_grad()
 def test_a_later_item_never_changes_an_earlier_state(model: LLMSeqRec) -> None:
-    items = model.item_matrix()
-    one, other = torch.tensor([[1, 2, 3, 4, 5, 6]]), torch.tensor([[1, 2, 3, 9, 8, 7]])
-    states, others = (model.scoring_network.sequences(items[seq]) for seq in (one, other))
-    torch.testing.assert_close(states[:, :3], others[:, :3])
-    assert (states[:, 3] - others[:, 3]).abs().max() > 1e-3
+    items, length = model.item_matrix(), torch.tensor([6])
+    one, other = torch.tensor([1, 2, 3, 4, 5, 6]), torch.tensor([1, 2, 3, 9, 8, 7])
+    states, others = (model.scoring_network.sequences(items[seq], length) for seq in (one, other))
+    torch.testing.assert_close(states[:3], others[:3])
+    assert (states[3] - others[3]).abs().max() > 1e-3
 
 
 @torch.no_grad()
-def test_padding_changes_nothing(model: LLMSeqRec) -> None:
-    long = _interaction(model, [[1, 2, 3], [4, 5, 6, 7, 8, 9]], [1, 1])
-    items = model.item_matrix()
-    alone = model.scoring_network.sequences(items[torch.tensor([[1, 2, 3]])])[:, -1]
-    torch.testing.assert_close(
-        model(long["item_id_list"], long["item_length"])[0], alone[0], atol=1e-5, rtol=1e-5
-    )
+def test_other_sequences_of_a_batch_change_nothing(model: LLMSeqRec) -> None:
+    sequences = [[1, 2, 3], [4, 5, 6, 7, 8, 9], [2], [3, 3]]
+    batch = _interaction(model, sequences, [1] * 4)
+    together = model(batch["item_id_list"], batch["item_length"])
+    for state, sequence in zip(together, sequences, strict=True):
+        one = _interaction(model, [sequence], [1])
+        alone = model(one["item_id_list"], one["item_length"])[0]
+        torch.testing.assert_close(state, alone, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()

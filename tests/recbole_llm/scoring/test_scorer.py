@@ -28,7 +28,9 @@ def _reference(seq: Sequence[str], k: int, exclude: set[str]) -> list[str]:
     encoder.load_state_dict(artifact.encoder_weights)
     rows = [IDS.index(item) + 1 for item in seq if item in IDS][-SEQUENCE.max_seq_length :]
     with torch.no_grad():
-        state = encoder.eval().double()(artifact.item_matrix.double()[rows][None])[0, -1]
+        state = encoder.eval().double()(
+            artifact.item_matrix.double()[rows], torch.tensor([len(rows)])
+        )[-1]
     scores = artifact.item_matrix.double()[1:] @ state + artifact.item_bias[1:]
     for row in set(rows):  # the last item's bias is 10 * 0.3, an older one's 10 * -0.2
         scores[row - 1] += 3.0 if row == rows[-1] else -2.0
