@@ -29,9 +29,9 @@ from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.ablation import option_loss
 from benchmarks.quality.rows import fill
+from benchmarks.random_steps import Sizes, random_step
 
 _PATH = RESULTS / "sampled.json"
-_TEXT_SIZE = 512
 
 
 def main() -> None:
@@ -89,54 +89,12 @@ def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str,
 
 
 def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:
-    """Three training steps of the network on random sequences."""
-    import torch
-    from torch.optim.swa_utils import AveragedModel
-
-    from recbole_llm.layers import (
-        Catalogue,
-        ItemEncoder,
-        Network,
-        RepeatBias,
-        SequenceConfig,
-        SequenceEncoder,
-    )
-    from recbole_llm.losses import all_candidates, cross_entropy, one_target, sampled_candidates
-
-    config = SequenceConfig(64, 2, 2, 256, 50, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3)
-    network = Network(
-        ItemEncoder(n_items + 1, 64, _TEXT_SIZE, True, "linear", 0.1, 0.02),
-        SequenceEncoder(config),
-        RepeatBias(3),
-    )
-    average = AveragedModel(network).requires_grad_(False)
-    optimizer = torch.optim.Adam(network.parameters())
-    catalogue = Catalogue(
-        torch.full((n_items + 1, 2), 0.5),
-        torch.randint(1, n_items + 1, (n_items + 1, 10)),
-        torch.full((n_items + 1, 10), 0.1),
-        torch.randn(n_items + 1, _TEXT_SIZE),
-    )
-    is_known = torch.ones(n_items + 1, dtype=torch.bool)
-    is_known[0] = False
+    """The peak and the pace of a few training steps."""
+    step = random_step(Sizes(n_items, length=50, users=64), loss_type, n_negatives)
     seconds = []
     for _ in range(3 if loss_type == "sampled" else 1):
         started = time.monotonic()
-        item_seq, targets = torch.randint(1, n_items + 1, (2, 64, 50))
-        if loss_type == "sampled":
-            met = torch.cat([item_seq.flatten(), targets.flatten()])
-            candidates = sampled_candidates(is_known, met, n_negatives)
-        else:
-            candidates = all_candidates(is_known)
-        items = network.items(candidates.items, catalogue)
-        lengths = torch.full((len(item_seq),), item_seq.shape[1])
-        states = network.sequences(items[candidates.columns(item_seq.flatten())], lengths)
-        wanted = one_target(candidates.columns(targets.flatten()))
-        loss = cross_entropy(states, items, wanted, None, candidates.log_weights)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        average.update_parameters(network)
+        step()
         seconds.append(time.monotonic() - started)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {"peak_gib": round(peak / 2**20, 2), "seconds_a_step": round(min(seconds), 2)}

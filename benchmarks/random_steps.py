@@ -1,0 +1,86 @@
+"""Training steps of the default network on random full sequences, to measure memory and speed on."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a step costs depends on these."""
+
+    items: int
+    length: int
+    """Items of a sequence."""
+    users: int
+    """Sequences of a step."""
+    text_size: int = 512
+    """Components of an item's text vector, as two encoders have them."""
+    hidden_size: int = 64
+
+
+def random_step(
+    sizes: Sizes, loss_type: str, n_negatives: int, device: str = "cpu", amp: bool = False
+) -> Callable[[], None]:
+    """Build the network; each call of what is returned trains it on new random sequences.
+
+    Args:
+        loss_type: ``CE`` or ``sampled`` with ``n_negatives``.
+        amp: mixed precision, as by RecBole's ``enable_amp`` and ``enable_scaler``.
+    """
+    import torch
+    from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+    from recbole_llm.layers import (
+        Catalogue,
+        ItemEncoder,
+        Network,
+        RepeatBias,
+        SequenceConfig,
+        SequenceEncoder,
+    )
+    from recbole_llm.losses import all_candidates, cross_entropy, one_target, sampled_candidates
+
+    n_rows, hidden = sizes.items + 1, sizes.hidden_size
+    config = SequenceConfig(
+        hidden, 2, 2, 4 * hidden, sizes.length, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3
+    )
+    network = Network(
+        ItemEncoder(n_rows, hidden, sizes.text_size, True, "linear", 0.1, 0.02),
+        SequenceEncoder(config),
+        RepeatBias(3),
+    ).to(device)
+    rule = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
+    average = AveragedModel(network, multi_avg_fn=rule).requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters())
+    scaler = torch.GradScaler(device, enabled=amp and device == "cuda")
+    with torch.device(device):
+        catalogue = Catalogue(
+            torch.full((n_rows, 2), 0.5),
+            torch.randint(1, n_rows, (n_rows, 10)),
+            torch.full((n_rows, 10), 0.1),
+            torch.randn(n_rows, sizes.text_size),
+        )
+        is_known = torch.arange(n_rows) > 0
+        lengths = torch.full((sizes.users,), sizes.length)
+
+    def step() -> None:
+        shape = (2, sizes.users, sizes.length)
+        item_seq, targets = torch.randint(1, n_rows, shape, device=device)
+        if loss_type == "sampled":
+            met = torch.cat([item_seq.flatten(), targets.flatten()])
+            candidates = sampled_candidates(is_known, met, n_negatives)
+        else:
+            candidates = all_candidates(is_known)
+        with torch.autocast(device) if amp else nullcontext():
+            items = network.items(candidates.items, catalogue)
+            states = network.sequences(items[candidates.columns(item_seq.flatten())], lengths)
+            wanted = one_target(candidates.columns(targets.flatten()))
+            loss = cross_entropy(states, items, wanted, None, candidates.log_weights)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        average.update_parameters(network)
+
+    return step
