@@ -15,6 +15,8 @@ from torch.nn import functional
 from recbole_llm.losses import Adjustments
 from recbole_llm.packing import pack
 
+_AT_ONCE = 256
+"""Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache."""
 _NOTHING_KNOWN = -1e4
 """The score of an item without events and without text: far below all others, and finite."""
 
@@ -310,8 +312,12 @@ def last_states(
     Returns:
         (B, H) float.
     """
-    states = encoder(items[item_seq[item_seq > 0]], length)  # (N, H)
-    return cast(Tensor, states[length.cumsum(0) - 1])
+    parts = []
+    for start in range(0, len(item_seq), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        states = encoder(items[item_seq[part][item_seq[part] > 0]], length[part])  # (N, H)
+        parts.append(states[length[part].cumsum(0) - 1])
+    return torch.cat(parts)
 
 
 def score_vectors(vectors: Tensor, config: SequenceConfig) -> Tensor:

@@ -28,9 +28,9 @@ _BUDGET = """\
 ## How the others were tuned
 
 SASRec, GRU4Rec and BERT4Rec are RecBole's networks with RecBole's sizes and full cross-entropy, trained
-on whole sequences (`sasrec-stock`: on RecBole's own rows). Budget: two dropouts, each to its end with the
-first seed; the better on validation serves all seeds (`benchmarks/results/tuning.json`). Adam at 0.001,
-64 windows of up to 50 items a batch, at most 200 epochs (BERT4Rec 400), ten without progress on
+on whole sequences (`sasrec-stock`: on RecBole's own rows). Budget: two dropouts, each to its end with
+the first seed; the better on validation serves all seeds (`benchmarks/results/tuning.json`). Adam at
+0.001, 64 windows of up to 50 items a batch, at most 200 epochs (BERT4Rec 400), ten without progress on
 validation. Ours is one configuration for all sets, with no search on any of them.
 """
 _RATIOS = f"""\
