@@ -31,8 +31,8 @@ def random_step(
     import torch
     from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+    from recbole_llm.catalogue import Catalogue
     from recbole_llm.layers import (
-        Catalogue,
         ItemEncoder,
         Network,
         RepeatBias,
@@ -56,12 +56,13 @@ def random_step(
     scaler = torch.GradScaler(device, enabled=amp and device == "cuda")
     with torch.device(device):
         catalogue = Catalogue(
-            torch.full((n_rows, 2), 0.5),
-            torch.randint(1, n_rows, (n_rows, 10)),
-            torch.full((n_rows, 10), 0.1),
-            torch.randn(n_rows, sizes.text_size),
+            is_known=torch.arange(n_rows) > 0,
+            item_bias=torch.zeros(n_rows),
+            id_shares=torch.full((n_rows, 2), 0.5),
+            neighbors=torch.randint(1, n_rows, (n_rows, 10)),
+            neighbor_weights=torch.full((n_rows, 10), 0.1),
+            text_vectors=torch.randn(n_rows, sizes.text_size),
         )
-        is_known = torch.arange(n_rows) > 0
         lengths = torch.full((sizes.users,), sizes.length)
 
     def step() -> None:
@@ -69,9 +70,9 @@ def random_step(
         item_seq, targets = torch.randint(1, n_rows, shape, device=device)
         if loss_type == "sampled":
             met = torch.cat([item_seq.flatten(), targets.flatten()])
-            candidates = sampled_candidates(is_known, met, n_negatives)
+            candidates = sampled_candidates(catalogue.is_known, met, n_negatives)
         else:
-            candidates = all_candidates(is_known)
+            candidates = all_candidates(catalogue.is_known)
         with torch.autocast(device) if amp else nullcontext():
             items = network.items(candidates.items, catalogue)
             states = network.sequences(items[candidates.columns(item_seq.flatten())], lengths)

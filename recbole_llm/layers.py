@@ -6,19 +6,18 @@ the padding row 0. Sequences run oldest to newest and are right-padded with 0.
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_llm.catalogue import Catalogue
 from recbole_llm.losses import Adjustments
 from recbole_llm.packing import pack
 
 _AT_ONCE = 256
 """Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache."""
-_NOTHING_KNOWN = -1e4
-"""The score of an item without events and without text: far below all others, and finite."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +81,6 @@ ADAPTORS: dict[str, type[LinearAdaptor] | type[MixtureAdaptor]] = {
     "moe": MixtureAdaptor,
 }
 """Maps from text space to hidden space, by the names of the config key ``adaptor``."""
-
-
-class Catalogue(NamedTuple):
-    """What is known of the items and not trained. Row 0 is padding, all zeros."""
-
-    id_shares: Tensor
-    """(V, 2) float, of an item's own ID and of its neighbors' mean in its ID vector."""
-    neighbors: Tensor
-    """(V, K) int64 items with like texts; K is 0 where none are used."""
-    neighbor_weights: Tensor
-    """(V, K) float, adding up to 1."""
-    text_vectors: Tensor | None
-    """(V, E) float, whitened; None without text."""
 
 
 class ItemEncoder(nn.Module):
@@ -206,21 +192,6 @@ class RepeatBias(nn.Module):
         states, places = is_latest.nonzero(as_tuple=True)  # (P,)
         lags = (positions[states] - places).clamp(max=len(self.weight) - 1)
         return Adjustments(states, item_seq[rows[states], places], self.STEP * self.weight[lags])
-
-
-def item_biases(is_known: Tensor, has_text: Tensor, new_item_bias: float) -> Tensor:
-    """What is added to the scores of items that nobody met in training.
-
-    Args:
-        is_known: (V,) bool, met in training.
-        has_text: (V,) bool.
-        new_item_bias: for an item that its text alone describes.
-    Returns:
-        (V,) float: 0 for known items; for padding and items of which nothing is known, less than any
-        score, so that they come last.
-    """
-    described = torch.where(has_text, new_item_bias, _NOTHING_KNOWN)
-    return torch.where(is_known, 0.0, described)
 
 
 class SequenceEncoder(nn.Module):

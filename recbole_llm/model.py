@@ -10,15 +10,14 @@ from recbole.utils import InputType
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from recbole_llm.catalogue import Catalogue, build_catalogue
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import TrainingError
 from recbole_llm.layers import (
-    Catalogue,
     ItemEncoder,
     Network,
     RepeatBias,
     SequenceEncoder,
-    item_biases,
     last_states,
     score_vectors,
 )
@@ -30,7 +29,6 @@ from recbole_llm.losses import (
     no_adjustments,
     sampled_candidates,
 )
-from recbole_llm.neighbors import id_shares, text_neighbors
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -54,32 +52,18 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         options = dataset.options
         self.options = options
         self.user_tokens = dataset.field2id_token[dataset.uid_field]
+        counts = torch.from_numpy(dataset.item_counts()).to(self.device)
         text_vectors = None
         if options.uses_text:
-            text_vectors = torch.from_numpy(dataset.text_vectors(str(config["device"])))
-        counts = torch.from_numpy(dataset.item_counts())
-        is_known = counts > 0
-        neighbors = torch.zeros(self.n_items, 0, dtype=torch.int64)
-        neighbor_weights = torch.zeros(self.n_items, 0)
-        has_text = torch.zeros_like(is_known) if text_vectors is None else text_vectors.any(1)
-        has_neighbors = torch.zeros_like(is_known)
-        if text_vectors is not None and options.uses_id and options.id_neighbors:
-            device = config["device"]
-            neighbors, neighbor_weights = text_neighbors(
-                text_vectors.to(device), (is_known & has_text).to(device), options.id_neighbors
-            )
-            has_neighbors = has_text & bool(neighbors.shape[1])
-        # Not persistent: a checkpoint does not carry what the data and the cache hold.
-        self.register_buffer("text_vectors", text_vectors, persistent=False)
-        self.register_buffer("is_known", is_known, persistent=False)
-        self.register_buffer("neighbors", neighbors, persistent=False)
-        self.register_buffer("neighbor_weights", neighbor_weights, persistent=False)
-        self.register_buffer(
-            "id_shares", id_shares(counts, has_neighbors, options.id_prior), persistent=False
-        )
-        self.register_buffer(
-            "item_bias", item_biases(is_known, has_text, options.new_item_bias), persistent=False
-        )
+            vectors = dataset.text_vectors(str(self.device))
+            text_vectors = torch.from_numpy(vectors).to(self.device)
+        catalogue = build_catalogue(
+            counts, text_vectors, options.id_neighbors if options.uses_id else 0, options.id_prior,
+            options.new_item_bias,
+        )  # fmt: skip
+        for name, value in catalogue._asdict().items():
+            # Not persistent: a checkpoint does not carry what the data and the cache hold.
+            self.register_buffer(name, value, persistent=False)
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
@@ -102,7 +86,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     @property
     def catalogue(self) -> Catalogue:
         """What is known of the items and not trained."""
-        return Catalogue(self.id_shares, self.neighbors, self.neighbor_weights, self.text_vectors)
+        return Catalogue(*(getattr(self, name) for name in Catalogue._fields))
 
     def train(self, mode: bool = True) -> Self:
         """Switch between training and ranking; item vectors are built anew after each switch."""

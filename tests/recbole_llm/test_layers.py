@@ -1,7 +1,17 @@
 import pytest
 import torch
+from torch import Tensor
 
-from recbole_llm.layers import ADAPTORS, Catalogue, ItemEncoder, RepeatBias, item_biases
+from recbole_llm.catalogue import Catalogue
+from recbole_llm.layers import ADAPTORS, ItemEncoder, RepeatBias
+
+
+def _catalogue(
+    shares: Tensor, neighbors: Tensor, weights: Tensor, text: Tensor | None
+) -> Catalogue:
+    """What the item encoder reads; the rest is of no matter to it."""
+    nothing = torch.zeros(len(shares))
+    return Catalogue(nothing.bool(), nothing, shares, neighbors, weights, text)
 
 
 def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
@@ -31,7 +41,7 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
     neighbors = torch.tensor([[1, 2], [2, 3], [1, 3], [1, 2]])
     weights = torch.tensor([[0.5, 0.5], [0.5, 0.5], [0.8, 0.2], [0.3, 0.7]])
-    catalogue = Catalogue(shares, neighbors, weights, text)
+    catalogue = _catalogue(shares, neighbors, weights, text)
     vectors = encoder(torch.arange(4), catalogue)
     assert encoder.id_embedding is not None
     assert encoder.adaptor is not None
@@ -47,19 +57,10 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     torch.testing.assert_close(some, vectors[[3, 1]])
 
 
-def test_new_items_have_a_bias_and_what_nobody_knows_comes_last() -> None:
-    is_known = torch.tensor([False, True, True, False, False])
-    has_text = torch.tensor([False, True, False, True, False])
-    biases = item_biases(is_known, has_text, 0.25)
-    assert biases[1:4].tolist() == [0, 0, 0.25]
-    assert biases[4] < -1000
-    assert torch.isfinite(biases).all()
-
-
 def test_without_neighbors_an_id_stands_alone() -> None:
     encoder = ItemEncoder(3, 8, 0, True, "linear", 0.0, 0.02)
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
-    none = Catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), None)
+    none = _catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), None)
     vectors = encoder(torch.arange(3), none)
     assert encoder.id_embedding is not None
     torch.testing.assert_close(vectors, encoder.id_embedding.weight * shares[:, :1])
@@ -74,7 +75,7 @@ def test_id_dropout_leaves_the_neighbors_in_training_alone() -> None:
         encoder.id_embedding.weight[0] = 5.0  # stands for the neighbor of them all
     shares = torch.tensor([[1.0, 0.0]] * 501 + [[0.5, 0.5]] * 500)
     neighbors = torch.zeros(1001, 1, dtype=torch.int64)
-    catalogue = Catalogue(shares, neighbors, torch.ones(1001, 1), torch.zeros(1001, 3))
+    catalogue = _catalogue(shares, neighbors, torch.ones(1001, 1), torch.zeros(1001, 3))
     vectors = encoder(torch.arange(1, 1001), catalogue)[:, 0]
     assert (vectors[:500] == 1).all()  # without neighbors the ID stays
     assert set(vectors[500:].tolist()) == {3.0, 5.0}
