@@ -19,18 +19,40 @@ def fill(
     entry = find_model(model)
     if row := store.find(_file(model), dataset=dataset, model=model, seed=seed):
         return row
-    known = store.find(store.TUNING, dataset=dataset, model=model, chosen=True)
-    grid = (json.loads(known["settings"]),) if known else entry.grid
-    tried = [(choice, run(entry, dataset, data_path, seed, choice)) for choice in grid]
-    best_choice, best = max(tried, key=lambda pair: _valid(pair[1]))
-    if not known and len(entry.grid) > 1:
-        for choice, outcome in tried:
+    settings, outcome = _tuned(model, dataset, data_path, seed)
+    if outcome is None:
+        outcome = run(entry, dataset, data_path, seed, settings)
+    return keep(model, dataset, seed, outcome, about)
+
+
+def _tuned(
+    model: str, dataset: str, data_path: str | None, seed: int
+) -> tuple[dict[str, Any], Outcome | None]:
+    """The settings of the model's grid that are best on validation; their outcome if it was run here.
+
+    What ``tuning.json`` has is not tried again, with whatever seed it was tried.
+    """
+    entry = find_model(model)
+    if len(entry.grid) == 1:
+        return entry.grid[0], None
+    outcomes = {}
+    for choice in entry.grid:
+        key = {"dataset": dataset, "model": model, "settings": json.dumps(choice)}
+        if not store.find(store.TUNING, **key):
+            outcome = run(entry, dataset, data_path, seed, choice)
+            outcomes[key["settings"]] = outcome
             store.add(store.TUNING, {
-                "dataset": dataset, "model": model, "seed": seed, "settings": json.dumps(choice),
-                f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
-                "seconds": round(outcome.seconds, 1), "chosen": choice == best_choice,
+                **key, "seed": seed, f"valid_ndcg@{TOP}": _valid(outcome),
+                "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),
             })  # fmt: skip
-    return keep(model, dataset, seed, best, about)
+    grid = [json.dumps(choice) for choice in entry.grid]
+    tried = [
+        row
+        for row in store.read(store.TUNING)
+        if (row["dataset"], row["model"]) == (dataset, model) and row["settings"] in grid
+    ]
+    best = max(tried, key=lambda row: row[f"valid_ndcg@{TOP}"])["settings"]
+    return json.loads(best), outcomes.get(best)
 
 
 def keep(model: str, dataset: str, seed: int, outcome: Outcome, about: dict[str, Any]) -> store.Row:

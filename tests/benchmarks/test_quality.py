@@ -1,4 +1,6 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +9,7 @@ from benchmarks.quality import rows, store
 from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import bootstrap_ratio, ndcg
-from benchmarks.quality.run import run
+from benchmarks.quality.run import Outcome, run
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
 
@@ -77,12 +79,37 @@ def test_the_figures_stand_below_their_options_and_replace_older_ones() -> None:
     assert with_figures(once, {}) == config
 
 
-def test_a_run_tells_its_epochs_and_its_row_replaces_an_older_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "QUALITY", tmp_path / "quality.json")
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "RESULTS", tmp_path)
+    monkeypatch.setattr(store, "QUALITY", tmp_path / "quality.json")
+    monkeypatch.setattr(store, "TUNING", tmp_path / "tuning.json")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("results")
+def test_each_choice_of_a_grid_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[dict[str, object]] = []
+
+    def told_run(*args: Any) -> Outcome:
+        tried.append(args[-1])
+        return run(*args)
+
+    monkeypatch.setattr(rows, "run", told_run)
+    pop = find_model("pop")
+    one, other, third = ({"learning_rate": rate} for rate in (0.1, 0.2, 0.3))
+    monkeypatch.setitem(MODELS, "tuned", replace(pop, grid=(one, other)))
+    for seed in (1, 2):
+        rows.fill("tuned", "ml-100k", None, seed, {})
+    assert tried == [one, other, one]  # counting learns nothing: both are equal, the first is best
+    monkeypatch.setitem(MODELS, "tuned", replace(pop, grid=(one, other, third)))
+    rows.fill("tuned", "ml-100k", None, 3, {})
+    assert tried[3:] == [third, one]
+    assert [row["seed"] for row in store.read(store.QUALITY)] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("results")
+def test_a_run_tells_its_epochs_and_its_row_replaces_an_older_one() -> None:
     heard: list[tuple[int, float]] = []
     outcome = run(
         find_model("pop"), "ml-100k", None, 1, {}, on_epoch=lambda *told: heard.append(told)
