@@ -47,21 +47,22 @@ class Entry:
 
 
 _TRAINING = {
-    "train_batch_size": 64, "learning_rate": 0.001, "epochs": 200, "stopping_step": 10,
-    "train_neg_sample_args": None,
+    "train_batch_size": 64, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None,
 }  # fmt: skip
 _STOCK = {"epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
 _DROPOUTS = tuple({"hidden_dropout_prob": p, "attn_dropout_prob": p} for p in (0.2, 0.5))
+_GRID = tuple({**dropout, "learning_rate": r} for r in (0.001, 0.003) for dropout in _DROPOUTS)
+_GRU_GRID = tuple(
+    {"dropout_prob": p, "learning_rate": r} for r in (0.001, 0.004) for p in (0.3, 0.5)
+)
 
 MODELS: dict[str, Entry] = {
     "pop": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Popular"),
     "markov": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Markov"),
-    "sasrec": Entry("SASRec", _TRAINING, _DROPOUTS, "WholeSASRec"),
-    "gru4rec": Entry(
-        "GRU4Rec", _TRAINING, ({"dropout_prob": 0.3}, {"dropout_prob": 0.5}), "WholeGRU4Rec"
-    ),
+    "sasrec": Entry("SASRec", _TRAINING, _GRID, "WholeSASRec"),
+    "gru4rec": Entry("GRU4Rec", _TRAINING, _GRU_GRID, "WholeGRU4Rec"),
     "bert4rec": Entry(
-        "BERT4Rec", {**_TRAINING, "epochs": 400}, _DROPOUTS, "WholeBERT4Rec", "ClosedWindows"
+        "BERT4Rec", {**_TRAINING, "epochs": 400}, _GRID, "WholeBERT4Rec", "ClosedWindows"
     ),
     "sasrec-stock": Entry("SASRec", _STOCK, dataset="SequentialDataset"),
     "unisrec": Entry("LLMSeqRec", config="UniSRec"),
