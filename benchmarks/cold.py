@@ -32,10 +32,10 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS, describe_run
+from benchmarks.quality import store
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.report import ndcg
 from benchmarks.quality.run import run
@@ -79,7 +79,7 @@ def _read() -> dict[str, Any]:
 
 def _add(row: dict[str, Any]) -> None:
     """Add a row and take the figures anew; several processes may write at once."""
-    with FileLock(_PATH.with_suffix(".lock")):
+    with store.locked(_PATH):
         rows = [*_read()["rows"], row]
         rows.sort(key=lambda row: (row["dataset"] != _MAIN_SET, row["model"], row["seed"]))
         content: dict[str, Any] = {"rows": rows}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.quality import store
-from benchmarks.quality.models import find_model
+from benchmarks.quality.models import Entry, find_model
 from benchmarks.quality.run import TOP, Outcome, run
 
 _log = logging.getLogger("benchmarks.quality")
@@ -19,38 +19,34 @@ def fill(
     entry = find_model(model)
     if row := store.find(_file(model), dataset=dataset, model=model, seed=seed):
         return row
-    settings, outcome = _tuned(model, dataset, data_path, seed)
+    settings, outcome = _tuned(entry, model, dataset, data_path, seed)
     if outcome is None:
         outcome = run(entry, dataset, data_path, seed, settings)
     return keep(model, dataset, seed, outcome, about)
 
 
 def _tuned(
-    model: str, dataset: str, data_path: str | None, seed: int
+    entry: Entry, model: str, dataset: str, data_path: str | None, seed: int
 ) -> tuple[dict[str, Any], Outcome | None]:
     """The settings of the model's grid that are best on validation; their outcome if it was run here.
 
     What ``tuning.json`` has is not tried again, with whatever seed it was tried.
     """
-    entry = find_model(model)
     if len(entry.grid) == 1:
         return entry.grid[0], None
-    outcomes = {}
+    tried, outcomes = [], {}
     for choice in entry.grid:
         key = {"dataset": dataset, "model": model, "settings": json.dumps(choice)}
-        if not store.find(store.TUNING, **key):
+        row = store.find(store.TUNING, **key)
+        if row is None:
             outcome = run(entry, dataset, data_path, seed, choice)
             outcomes[key["settings"]] = outcome
-            store.add(store.TUNING, {
+            row = {
                 **key, "seed": seed, f"valid_ndcg@{TOP}": _valid(outcome),
                 "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),
-            })  # fmt: skip
-    grid = [json.dumps(choice) for choice in entry.grid]
-    tried = [
-        row
-        for row in store.read(store.TUNING)
-        if (row["dataset"], row["model"]) == (dataset, model) and row["settings"] in grid
-    ]
+            }  # fmt: skip
+            store.add(store.TUNING, row)
+        tried.append(row)
     best = max(tried, key=lambda row: row[f"valid_ndcg@{TOP}"])["settings"]
     return json.loads(best), outcomes.get(best)
 

@@ -38,7 +38,7 @@ def find(path: Path, **keys: Any) -> Row | None:
 
 def add(path: Path, row: Row) -> None:
     """Add a row, in the place of one of the same run. The file is sorted, and whole at every moment."""
-    with _locked(path):
+    with locked(path):
         rows = [*(old for old in read(path) if _run_of(old) != _run_of(row)), row]
         rows.sort(key=lambda row: (row["dataset"], row["model"], row["seed"]))
         staged = path.with_suffix(".tmp")
@@ -73,6 +73,7 @@ def _ranks_path(dataset: str, model: str, seed: int) -> Path:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Let nobody else write a results file."""
     with FileLock(path.with_suffix(".lock")):
         yield
