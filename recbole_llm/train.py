@@ -119,9 +119,7 @@ def _train_process(
     if rank is not None:
         _share_work(config, rank, nproc)
     init_seed(config["seed"], config["reproducibility"])
-    # RecBole looks whether a folder is there and then makes it; of two processes one then fails.
-    for folder in (Path("log") / config["model"], Path(config["checkpoint_dir"])):
-        folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(Path("log") / config["model"])
     init_logger(config)
     logging.getLogger().info(config)
     started = time.monotonic()
@@ -279,6 +277,7 @@ def fit(
     network = network.to(config["device"])
     logging.getLogger().info(network)
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
+    _make_folder(Path(config["checkpoint_dir"]))
     trainer = trainer_class(config, network)
     best = _BestWeights(network, config["valid_metric_bigger"], on_epoch)
     started = time.monotonic()
@@ -292,6 +291,11 @@ def fit(
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
     best.restore()
     return Fitted(network, trainer, dict(valid_result or {}), epochs)
+
+
+def _make_folder(path: Path) -> None:
+    """RecBole looks whether a folder is there and then makes it; of two processes one then fails."""
+    path.mkdir(parents=True, exist_ok=True)
 
 
 class _BestWeights:

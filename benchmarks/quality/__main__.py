@@ -4,6 +4,7 @@
     python -m benchmarks.quality --dataset my-shop --data-path DIR --models sasrec llmseqrec
     python -m benchmarks.quality --ablation --dataset ml-100k          # one option at a time
     python -m benchmarks.quality --models llmseqrec:n_layers=1,n_heads=1
+    python -m benchmarks.quality --data-path DIR --jobs 8              # several runs at once
     python -m benchmarks.quality --report                # tables, plots and figures only
 
 Writes ``benchmarks/results/quality.json`` after every run (``ablation.json`` for a name that carries
@@ -24,8 +25,7 @@ from benchmarks.about import describe_run
 from benchmarks.quality.ablation import ABLATIONS, write_ablation
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import write_report
-from benchmarks.quality.rows import fill
-from recbole_llm.errors import RecboleLlmError
+from benchmarks.quality.tasks import plan, run_tasks
 
 DATASETS = (
     "ml-100k", "amazon-beauty-2014", "steam-100k", "amazon-industrial-2018w", "ml-latest-small",
@@ -48,6 +48,9 @@ def main() -> None:
         help="llmseqrec with one option changed at a time",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="runs at once, each with OMP_NUM_THREADS threads"
+    )
     parser.add_argument("--report", action="store_true", help="write the report and run nothing")
     args = parser.parse_args()
     try:
@@ -56,28 +59,21 @@ def main() -> None:
     except ValueError as error:
         parser.error(str(error))
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("recbole_llm").setLevel(logging.WARNING)
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
-    failed = False
+    succeeded = True
     if not args.report:
         path = str(Path(args.data_path).absolute()) if args.data_path else None
         os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
-        for dataset in args.dataset:
-            if not _is_here(dataset, path):
-                _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
-                continue
-            for model in args.models:
-                try:
-                    for seed in args.seeds:
-                        fill(model, dataset, path, seed, about)
-                except RecboleLlmError as error:  # as a model of texts on a data set without
-                    _log.error("%s on %s: %s: skipped", model, dataset, error)
-                    failed = True
+        present = [name for name in args.dataset if _is_here(name, path)]
+        for dataset in sorted({*args.dataset} - {*present}):
+            _log.warning("%s is not in %s: skipped", dataset, path or "--data-path")
+        tasks = plan(present, args.models, args.seeds, path, about)
+        succeeded = run_tasks(list(tasks), args.jobs)
     write_report()
     if args.report:
         write_ablation()
-    sys.exit(failed)
+    sys.exit(not succeeded)
 
 
 def _is_here(dataset: str, data_path: str | None) -> bool:

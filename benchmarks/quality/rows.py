@@ -12,43 +12,56 @@ from benchmarks.quality.run import TOP, Outcome, run
 _log = logging.getLogger("benchmarks.quality")
 
 
+def untried(model: str, dataset: str) -> list[dict[str, Any]]:
+    """The choices of the model's grid that ``tuning.json`` lacks, with whatever seed."""
+    entry = find_model(model)
+    if len(entry.grid) == 1:
+        return []
+    return [choice for choice in entry.grid if _tried(model, dataset, choice) is None]
+
+
+def try_choice(
+    model: str, dataset: str, data_path: str | None, seed: int, choice: dict[str, Any]
+) -> None:
+    """Run one choice of the model's grid and keep its validation score in ``tuning.json``."""
+    outcome = run(find_model(model), dataset, data_path, seed, choice)
+    row = {
+        "dataset": dataset, "model": model, "settings": json.dumps(choice), "seed": seed,
+        f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
+        "seconds": round(outcome.seconds, 1),
+    }  # fmt: skip
+    _log.info("tried: %s", "  ".join(f"{key} {value}" for key, value in row.items()))
+    store.add(store.TUNING, row)
+
+
 def fill(
     model: str, dataset: str, data_path: str | None, seed: int, about: dict[str, Any]
 ) -> store.Row:
-    """The row, from ``quality.json``, or from ``ablation.json`` for a name that carries settings."""
-    entry = find_model(model)
-    if row := store.find(_file(model), dataset=dataset, model=model, seed=seed):
-        return row
-    settings, outcome = _tuned(entry, model, dataset, data_path, seed)
-    if outcome is None:
-        outcome = run(entry, dataset, data_path, seed, settings)
-    return keep(model, dataset, seed, outcome, about)
+    """The row, from ``quality.json``, or from ``ablation.json`` for a name that carries settings.
 
-
-def _tuned(
-    entry: Entry, model: str, dataset: str, data_path: str | None, seed: int
-) -> tuple[dict[str, Any], Outcome | None]:
-    """The settings of the model's grid that are best on validation; their outcome if it was run here.
-
-    What ``tuning.json`` has is not tried again, with whatever seed it was tried.
+    Its settings are those of the model's grid that are best on validation; a row of others, from
+    before the grid grew, is run anew.
     """
+    entry = find_model(model)
+    tuned = _best_choice(entry, model, dataset)
+    row = store.find(_file(model), dataset=dataset, model=model, seed=seed)
+    if row and row.get("tuned", "{}") == tuned:
+        return row
+    outcome = run(entry, dataset, data_path, seed, json.loads(tuned))
+    return keep(model, dataset, seed, outcome, {"tuned": tuned, **about})
+
+
+def _best_choice(entry: Entry, model: str, dataset: str) -> str:
     if len(entry.grid) == 1:
-        return entry.grid[0], None
-    tried, outcomes = [], {}
-    for choice in entry.grid:
-        key = {"dataset": dataset, "model": model, "settings": json.dumps(choice)}
-        row = store.find(store.TUNING, **key)
-        if row is None:
-            outcome = run(entry, dataset, data_path, seed, choice)
-            outcomes[key["settings"]] = outcome
-            row = {
-                **key, "seed": seed, f"valid_ndcg@{TOP}": _valid(outcome),
-                "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),
-            }  # fmt: skip
-            store.add(store.TUNING, row)
-        tried.append(row)
-    best = max(tried, key=lambda row: row[f"valid_ndcg@{TOP}"])["settings"]
-    return json.loads(best), outcomes.get(best)
+        return json.dumps(entry.grid[0])
+    tried = [row for choice in entry.grid if (row := _tried(model, dataset, choice)) is not None]
+    assert len(tried) == len(entry.grid), f"{model} on {dataset}: try the choices of the grid first"
+    best: str = max(tried, key=lambda row: row[f"valid_ndcg@{TOP}"])["settings"]
+    return best
+
+
+def _tried(model: str, dataset: str, choice: dict[str, Any]) -> store.Row | None:
+    return store.find(store.TUNING, dataset=dataset, model=model, settings=json.dumps(choice))
 
 
 def keep(model: str, dataset: str, seed: int, outcome: Outcome, about: dict[str, Any]) -> store.Row:

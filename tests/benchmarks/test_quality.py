@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import bootstrap_ratio, ndcg
 from benchmarks.quality.run import Outcome, run
+from benchmarks.quality.tasks import Task, plan, run_tasks
+from recbole_llm.errors import ConfigError
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
 
@@ -88,24 +91,51 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("results")
-def test_each_choice_of_a_grid_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    tried: list[dict[str, object]] = []
+def test_each_choice_of_a_grid_is_tried_once_and_rows_of_a_smaller_grid_run_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    outcome = run(find_model("pop"), "ml-100k", None, 1, {})
+    told: list[tuple[int, float]] = []
+    scores = {0.1: 0.3, 0.2: 0.4, 0.3: 0.5}
 
-    def told_run(*args: Any) -> Outcome:
-        tried.append(args[-1])
-        return run(*args)
+    def run_as_told(entry: Any, dataset: Any, path: Any, seed: int, settings: Any) -> Outcome:
+        rate = settings["learning_rate"]
+        told.append((seed, rate))
+        return replace(outcome, valid={"ndcg@10": scores[rate]})
 
-    monkeypatch.setattr(rows, "run", told_run)
-    pop = find_model("pop")
-    one, other, third = ({"learning_rate": rate} for rate in (0.1, 0.2, 0.3))
-    monkeypatch.setitem(MODELS, "tuned", replace(pop, grid=(one, other)))
-    for seed in (1, 2):
-        rows.fill("tuned", "ml-100k", None, seed, {})
-    assert tried == [one, other, one]  # counting learns nothing: both are equal, the first is best
-    monkeypatch.setitem(MODELS, "tuned", replace(pop, grid=(one, other, third)))
-    rows.fill("tuned", "ml-100k", None, 3, {})
-    assert tried[3:] == [third, one]
-    assert [row["seed"] for row in store.read(store.QUALITY)] == [1, 2, 3]
+    monkeypatch.setattr(rows, "run", run_as_told)
+    one, other, third = ({"learning_rate": rate} for rate in scores)
+    for grid, seeds in (((one, other), [1, 2]), ((one, other, third), [2])):
+        monkeypatch.setitem(MODELS, "tuned", replace(find_model("pop"), grid=grid))
+        for _ in range(2):  # the second time there is nothing left to run
+            for task in list(plan(["ml-100k"], ["tuned"], seeds, None, {})):
+                task.action()
+    assert told == [(1, 0.1), (1, 0.2), (1, 0.2), (2, 0.2), (2, 0.3), (2, 0.3)]
+    assert [row["seed"] for row in store.read(store.QUALITY)] == [1, 2]
+
+
+def _note(path: Path, line: str) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+
+
+def _refuse() -> None:
+    raise ConfigError("this choice cannot run")
+
+
+def test_rows_wait_for_their_grid_and_a_failure_stops_its_own_rows_alone(tmp_path: Path) -> None:
+    file, good, bad = tmp_path / "order", ("data", "good"), ("data", "bad")
+
+    def told(line: str, group: tuple[str, str], is_row: bool) -> Task:
+        return Task(line, group, is_row, partial(_note, file, line))
+
+    tasks = [
+        Task("bad choice", bad, False, _refuse), told("bad row", bad, True),
+        told("good choice", good, False), told("good row", good, True),
+    ]  # fmt: skip
+    assert not run_tasks(tasks, jobs=2)
+    assert file.read_text().split("\n") == ["good choice", "good row", ""]
+    assert run_tasks(tasks[2:], jobs=1)
 
 
 @pytest.mark.usefixtures("results")
