@@ -16,8 +16,9 @@ from recbole_llm.catalogue import Catalogue
 from recbole_llm.losses import Adjustments
 from recbole_llm.packing import pack
 
-_AT_ONCE = 256
-"""Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache."""
+_AT_ONCE = {"cpu": 256, "cuda": 4096}
+"""Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache,
+and what fills a GPU."""
 
 
 @dataclass(frozen=True)
@@ -284,8 +285,9 @@ def last_states(
         (B, H) float.
     """
     parts = []
-    for start in range(0, len(item_seq), _AT_ONCE):
-        part = slice(start, start + _AT_ONCE)
+    step = _AT_ONCE.get(item_seq.device.type, 256)
+    for start in range(0, len(item_seq), step):
+        part = slice(start, start + step)
         states = encoder(items[item_seq[part][item_seq[part] > 0]], length[part])  # (N, H)
         parts.append(states[length[part].cumsum(0) - 1])
     return torch.cat(parts)

@@ -9,6 +9,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,8 @@ from recbole_llm.errors import ConfigError
 _log = logging.getLogger(__name__)
 _CHUNK = 256
 """Texts encoded between two commits."""
+_BUSY_S = 60.0
+"""How long to wait while another process commits, seconds."""
 
 
 def encode_cached(
@@ -48,18 +51,23 @@ def encode_cached(
     path = locate_weights(spec)
     cache.parent.mkdir(parents=True, exist_ok=True)
     encoder_key = fingerprint(path, spec)
-    # The lock makes a second process wait for the first one's vectors instead of encoding them too.
-    with FileLock(f"{cache}.lock"), sqlite3.connect(cache) as database:
+    keys = [_key(encoder_key, text) for text in texts]
+    with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
         _check_is_cache(database, cache)
-        keys = [_key(encoder_key, text) for text in texts]
-        known = {key: vector for key in set(keys) if (vector := _get(database, key)) is not None}
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing:
-            encoder = load(path, spec, device)
-            known.update(_encode_missing(database, encoder, missing))
+        known = _read(database, keys)
+        n_encoded = 0
+        if len(known) < len(set(keys)):
+            # A second process that wants these vectors waits for the first one, and finds them.
+            with FileLock(f"{cache}.{encoder_key[:12]}.lock"):
+                known = _read(database, keys)
+                missing = {k: text for k, text in zip(keys, texts, strict=True) if k not in known}
+                n_encoded = len(missing)
+                if missing:
+                    encoder = load(path, spec, device)
+                    known.update(_encode_missing(database, encoder, missing))
     _log.info(
         "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
-        len(set(keys)), len(set(keys)) - len(missing), len(missing), spec.model,
+        len(set(keys)), len(set(keys)) - n_encoded, n_encoded, spec.model,
         time.monotonic() - started,
     )  # fmt: skip
     sizes = sorted({len(vector) for vector in known.values()})
@@ -75,7 +83,9 @@ def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
     try:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
         if not tables:
-            database.execute("CREATE TABLE vectors (key BLOB PRIMARY KEY, vector BLOB)")
+            database.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)"
+            )
             return
         database.execute("SELECT key, vector FROM vectors LIMIT 0")
     except sqlite3.DatabaseError as error:
@@ -111,6 +121,11 @@ def _key(encoder_key: str, text: str) -> bytes:
     return hashlib.sha256(f"{encoder_key}\n{text}".encode()).digest()
 
 
-def _get(database: sqlite3.Connection, key: bytes) -> NDArray[np.float32] | None:
-    row = database.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
-    return None if row is None else np.frombuffer(row[0], dtype=np.float32)
+def _read(database: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
+    """The vectors that the cache has."""
+    known = {}
+    for key in set(keys):
+        row = database.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            known[key] = np.frombuffer(row[0], dtype=np.float32)
+    return known

@@ -17,7 +17,8 @@ PROTOCOL = {
         "split": {"LS": "valid_and_test"}, "group_by": "user", "order": "TO", "mode": "full",
     },
     "metrics": ["Recall", "MRR", "NDCG"], "topk": [TOP], "valid_metric": f"NDCG@{TOP}",
-    "metric_decimal_place": 6, "eval_batch_size": 256, "show_progress": False, "state": "WARNING",
+    "metric_decimal_place": 6, "show_progress": False, "state": "WARNING",
+    "eval_batch_size": 2048 if torch.cuda.is_available() else 256,
 }  # fmt: skip
 """Leave-one-out by time, the whole catalogue ranked, history not masked: RecBole's own."""
 

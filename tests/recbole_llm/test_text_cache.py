@@ -81,3 +81,21 @@ def test_vectors_of_another_model_are_refused(
         database.execute("UPDATE vectors SET vector = ?", (np.ones(3, np.float32).tobytes(),))
     with pytest.raises(ConfigError, match=r"vectors of sizes \[3, \d+\] for one encoder"):
         encode_cached(["film", "a film"], spec, cache, "cpu")
+
+
+def test_only_who_wants_the_same_new_vectors_waits(
+    tiny_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    spec, cache = EncoderSpec(str(tiny_encoders["bert"])), tmp_path / "cache.sqlite"
+    film = encode_cached(["film"], spec, cache, "cpu")
+    meanwhile = []
+
+    def load(path: Path, spec: EncoderSpec, device: str) -> TextEncoder:
+        meanwhile.append(encode_cached(["film"], spec, cache, "cpu"))
+        other = EncoderSpec(str(tiny_encoders["qwen3"]))
+        meanwhile.append(encode_cached(["film"], other, cache, "cpu"))
+        return TextEncoder(path, spec, device)
+
+    encode_cached(["a film"], spec, cache, "cpu", load)
+    np.testing.assert_array_equal(meanwhile[0], film)
+    assert len(meanwhile) == 2
