@@ -144,18 +144,19 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             part = states[start : start + chunk]
             wanted = targets[start : start + chunk]  # (chunk, M)
             counted = shares[start : start + chunk]  # (chunk, M)
-            logits = (part @ items.T).float()  # (chunk, C)
+            logits = part @ items.T  # (chunk, C), in half precision under autocast
             if log_weights is not None:
                 logits += log_weights
             own = slice(cuts[number], cuts[number + 1])
             places = (rows[own] - start) * c + columns[own]
-            logits.view(-1).index_add_(0, places, values[own].float())
-            logits = logits.log_softmax(1)
-            loss -= (logits.gather(1, wanted) * counted).sum()
-            logits.exp_()  # the probabilities
-            logits.scatter_add_(1, wanted, -counted)  # the gradient of the loss by the logits
-            values_grad[own] = logits.view(-1)[places].to(values.dtype)
-            gradient = logits.to(states.dtype)
+            logits.view(-1).index_add_(0, places, values[own].to(logits.dtype))
+            log_probs = logits.log_softmax(1, dtype=torch.float32)
+            loss -= (log_probs.gather(1, wanted) * counted).sum()
+            # The gradient of the loss by the logits: probabilities less the targets.
+            is_half = logits.dtype != torch.float32
+            gradient = torch.exp(log_probs, out=logits if is_half else log_probs)
+            gradient.scatter_add_(1, wanted, -counted.to(gradient.dtype))
+            values_grad[own] = gradient.view(-1)[places].to(values.dtype)
             states_grad[start : start + chunk] = gradient @ items
             items_grad += gradient.T @ part
         ctx.save_for_backward(states_grad / n, (items_grad / n).to(items.dtype), values_grad / n)

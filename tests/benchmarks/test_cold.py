@@ -72,15 +72,16 @@ def test_the_figures_are_means_over_the_default_model_on_the_main_set(
 ) -> None:
     monkeypatch.setattr(cold, "_PATH", tmp_path / "cold.json")
     rows = [
-        ("steam-100k", "llmseqrec", 1, 9.0),
-        ("amazon-beauty-2014", "llmseqrec", 2, 0.4),
-        ("amazon-beauty-2014", "sasrec", 1, 0.0),
-        ("amazon-beauty-2014", "llmseqrec", 1, 0.5),
+        ("steam-100k", "llmseqrec", 1, 0.1, 9.0),
+        ("amazon-beauty-2014", "llmseqrec", 2, 0.1, 0.4),
+        ("amazon-beauty-2014", "sasrec", 1, 0.1, 0.0),
+        ("amazon-beauty-2014", "llmseqrec", 1, 0.5, 7.0),
+        ("amazon-beauty-2014", "llmseqrec", 1, 0.1, 0.5),
     ]
-    for dataset, model, seed, value in rows:
-        key = {"dataset": dataset, "model": model, "seed": seed}
+    for dataset, model, seed, share, value in rows:
+        key = {"dataset": dataset, "model": model, "seed": seed, "share": share}
         cold._add({**key, "cold_recall_over_warm": value, "warm_kept": 2 * value})
     content = json.loads((tmp_path / "cold.json").read_text())
     assert content["figures"] == {"cold_recall_over_warm": 0.45, "warm_kept": 0.9}
-    assert [row["seed"] for row in content["rows"]] == [1, 2, 1, 1]
+    assert [row["seed"] for row in content["rows"]] == [1, 1, 2, 1, 1]
     assert content["rows"][-1]["dataset"] == "steam-100k"
