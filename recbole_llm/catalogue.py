@@ -48,7 +48,7 @@ def build_catalogue(
         new_item_bias: of an item without events that a text describes.
     """
     is_known = counts > 0
-    has_text = torch.zeros_like(is_known) if text_vectors is None else text_vectors.any(1)
+    has_text = _has_text(is_known, text_vectors)
     neighbors = torch.zeros(len(counts), 0, dtype=torch.int64, device=counts.device)
     weights = torch.zeros(len(counts), 0, device=counts.device)
     if text_vectors is not None and n_neighbors:
@@ -56,7 +56,7 @@ def build_catalogue(
     has_neighbors = has_text & bool(neighbors.shape[1])
     return Catalogue(
         is_known=is_known,
-        item_bias=_item_bias(is_known, has_text, new_item_bias),
+        item_bias=item_bias(is_known, text_vectors, new_item_bias),
         id_shares=id_shares(counts, has_neighbors, id_prior),
         neighbors=neighbors,
         neighbor_weights=weights,
@@ -64,6 +64,19 @@ def build_catalogue(
     )
 
 
-def _item_bias(is_known: Tensor, has_text: Tensor, new_item_bias: float) -> Tensor:
-    """(V,) float: what nothing is known of comes last."""
+def item_bias(is_known: Tensor, text_vectors: Tensor | None, new_item_bias: float) -> Tensor:
+    """What is added to each item's scores; what nothing is known of comes last.
+
+    Args:
+        is_known: (V,) bool, met in training.
+        text_vectors: (V, E) float, zeros where an item has no text; None without text.
+        new_item_bias: of an item without events that a text describes.
+    Returns:
+        (V,) float.
+    """
+    has_text = _has_text(is_known, text_vectors)
     return torch.where(is_known, 0.0, torch.where(has_text, new_item_bias, _NOTHING_KNOWN))
+
+
+def _has_text(is_known: Tensor, text_vectors: Tensor | None) -> Tensor:
+    return torch.zeros_like(is_known) if text_vectors is None else text_vectors.any(1)

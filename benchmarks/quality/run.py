@@ -1,7 +1,8 @@
 """One model on one data set with one seed, in RecBole's data and evaluation loop."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,8 @@ class Outcome:
     ranks: NDArray[np.uint8]
     """(N,) rank of each test user's item from 1; 0 below the tenth. Users in the order of ``users``."""
     masked_ranks: NDArray[np.uint8]
+    ranks_by_bias: dict[float, NDArray[np.uint8]]
+    """``ranks`` as they would be at other values of ``new_item_bias``."""
     users: list[str]
     """The test rows' users: by their first event's time, as RecBole splits them."""
     epochs: int
@@ -49,6 +52,7 @@ def run(
     seed: int,
     settings: dict[str, Any],
     stopping_users: set[str] | None = None,
+    new_item_biases: Sequence[float] = (),
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Outcome:
     """Train by early stopping on validation, then test the weights that were best there.
@@ -57,6 +61,7 @@ def run(
         entry: the model.
         settings: RecBole keys on top of the entry's own.
         stopping_users: whose validation rows decide when to stop; by default everyone's.
+        new_item_biases: values at which LLMSeqRec ranks the test rows once more each.
         on_epoch: called after each validation with the epoch, from 0, and its score.
     """
     from recbole_llm.train import build_config, build_data, fit
@@ -74,6 +79,11 @@ def run(
     fitted.trainer.evaluator = keeper
     test = fitted.trainer.evaluate(test_data, load_best_model=False)
     ranks = keeper.ranks
+    ranks_by_bias = {}
+    for bias in new_item_biases:
+        with _new_item_bias(fitted.network, bias):
+            fitted.trainer.evaluate(test_data, load_best_model=False)
+        ranks_by_bias[bias] = keeper.ranks
     _mask_history(fitted.network)
     masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
     return Outcome(
@@ -82,6 +92,7 @@ def run(
         masked_test=dict(masked_test),
         ranks=ranks,
         masked_ranks=keeper.ranks,
+        ranks_by_bias=ranks_by_bias,
         users=data.id2token(data.uid_field, test_data.dataset.inter_feat[data.uid_field]).tolist(),
         epochs=fitted.epochs,
         seconds=time.monotonic() - started,
@@ -95,6 +106,16 @@ def _rows_of(loader: Any, users: set[str]) -> Any:
     names = data.id2token(data.uid_field, data.inter_feat[data.uid_field])
     is_kept = torch.tensor([name in users for name in names])
     return type(loader)(loader.config, data.copy(data.inter_feat[is_kept]), loader._sampler)
+
+
+@contextmanager
+def _new_item_bias(network: Any, bias: float) -> Iterator[None]:
+    from recbole_llm.catalogue import item_bias
+
+    trained_with = network.item_bias
+    network.item_bias = item_bias(network.is_known, network.text_vectors, bias)
+    yield
+    network.item_bias = trained_with
 
 
 def _mask_history(network: Any) -> None:

@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from benchmarks import cold
-from benchmarks.cold import _Events
-from benchmarks.quality.run import _rows_of
+from benchmarks.cold import __main__ as cold
+from benchmarks.cold.cut import Events
+from benchmarks.quality.models import find_model
+from benchmarks.quality.run import _rows_of, run
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.train import build_config, build_data
-from tests.data import write_atomic
+from tests.data import CYCLE, walk, write_atomic
 
 USERS = {
     "a": ["i1", "i2", "i3", "i4", "i9"],  # the test item turns cold
@@ -21,12 +23,12 @@ USERS = {
 
 
 @pytest.fixture
-def events(tmp_path: Path) -> _Events:
+def events(tmp_path: Path) -> Events:
     texts = {item: f"text of {item}" for item in ("i1", "i2", "i3", "i4", "i9")}
-    return _Events(write_atomic(tmp_path, "small", USERS, texts))
+    return Events(write_atomic(tmp_path, "small", USERS, texts))
 
 
-def test_a_cut_takes_training_events_and_leaves_the_two_held_out(events: _Events) -> None:
+def test_a_cut_takes_training_events_and_leaves_the_two_held_out(events: Events) -> None:
     assert events.trained_items() == ["i1", "i2", "i3", "i4", "i9"]
     cut = events.without({"i9"})
     kept = {
@@ -43,7 +45,7 @@ def test_a_cut_takes_training_events_and_leaves_the_two_held_out(events: _Events
 
 
 def test_a_run_that_never_heard_of_an_item_has_it_in_no_file(
-    events: _Events, tmp_path: Path
+    events: Events, tmp_path: Path
 ) -> None:
     cut = events.without({"i9"})
     aware = cut.write(tmp_path / "aware", forget=False) / "small"
@@ -59,7 +61,7 @@ def test_a_run_that_never_heard_of_an_item_has_it_in_no_file(
     assert "i9" not in (unaware / "small.item").read_text()
 
 
-def test_the_rows_that_stop_a_run_are_those_of_the_users_named(events: _Events) -> None:
+def test_the_rows_that_stop_a_run_are_those_of_the_users_named(events: Events) -> None:
     config = build_config("SASRec", "small", None, {"data_path": str(events.folder.parent)})
     data, (_, valid, _) = build_data(config, WholeSequenceDataset)
     rows = _rows_of(valid, {"b", "d"})._dataset.inter_feat
@@ -85,3 +87,17 @@ def test_the_figures_are_means_over_the_default_model_on_the_main_set(
     assert content["figures"] == {"cold_recall_over_warm": 0.45, "warm_kept": 0.9}
     assert [row["seed"] for row in content["rows"]] == [1, 1, 2, 1, 1]
     assert content["rows"][-1]["dataset"] == "steam-100k"
+
+
+def test_the_curve_ranks_one_model_at_each_bias(tmp_path: Path) -> None:
+    sequences = {f"u{user}": [*walk(user, 6), "new"] for user in range(len(CYCLE))}
+    texts = {item: f"Film {item} of the cycle" for item in [*CYCLE, "new"]}
+    write_atomic(tmp_path, "small", sequences, texts)
+    settings = {"encoder": "tfidf", "epochs": 1, "hidden_size": 8, "new_item_bias": 0.2}
+    outcome = run(
+        find_model("llmseqrec"), "small", str(tmp_path), 1, settings,
+        new_item_biases=(-1000.0, 0.2, 1000.0),
+    )  # fmt: skip
+    assert not outcome.ranks_by_bias[-1000.0].any()  # last of thirteen
+    np.testing.assert_array_equal(outcome.ranks_by_bias[0.2], outcome.ranks)
+    assert (outcome.ranks_by_bias[1000.0] == 1).all()

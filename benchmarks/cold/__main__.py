@@ -17,6 +17,9 @@ the same scale: its adapted text, and for the ID that it lacks the mean ID of th
 (``id_neighbors``), which says how often such items are met, and ``new_item_bias`` on top: as less
 is known of it, its scores lie closer to the middle, and the first ten places are at the edge.
 
+The same trained model is also ranked at other values of that bias: ``curve`` in a row, and
+``docs/cold.svg``, say what each buys and costs, so that a shop can choose.
+
 Writes ``benchmarks/results/cold.json``.
 """
 
@@ -26,7 +29,6 @@ import logging
 import os
 import sys
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -35,6 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS, describe_run
+from benchmarks.cold.cut import Events
+from benchmarks.cold.picture import draw
 from benchmarks.quality import store
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.report import ndcg
@@ -44,6 +48,8 @@ _PATH = RESULTS / "cold.json"
 _MAIN_SET = "amazon-beauty-2014"
 _MAIN_SHARE = 0.1
 """The figures are of these."""
+_BIASES = (0.0, 0.1, 0.2, 0.4, 0.8)
+"""Values of ``new_item_bias`` on the curve."""
 _log = logging.getLogger("benchmarks.cold")
 
 
@@ -70,6 +76,7 @@ def main() -> None:
         if any(key.items() <= row.items() for row in _read()["rows"]):
             continue
         _add({**key, **_measure(source, args.model, seed, args.share), **about})
+    draw([row for row in _read()["rows"] if row["dataset"] == args.dataset])
     sys.stdout.write(json.dumps(_read().get("figures")) + f"\nwritten to {_PATH.name}\n")
 
 
@@ -97,15 +104,16 @@ def _add(row: dict[str, Any]) -> None:
 
 
 def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:
-    events = _Events(source)
+    events = Events(source)
     chosen = np.random.default_rng(seed).permutation(events.trained_items())
     cold = set(chosen[: round(share * len(chosen))].tolist())
     cut = events.without(cold)
+    biases = _BIASES if MODELS[model].model == "LLMSeqRec" else ()
     with tempfile.TemporaryDirectory() as folder:
         aware, unaware = (
             run(
                 MODELS[model], source.name, str(cut.write(Path(folder) / name, forget)), seed, {},
-                cut.warm_users(),
+                cut.warm_users(), () if forget else biases,
             )
             for name, forget in (("aware", False), ("never-heard", True))
         )  # fmt: skip
@@ -114,108 +122,37 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
         np.array([user in group for user in aware.users])
         for group in (cut.cold_users(), cut.warm_users())
     )
+    never_heard = _metrics("never_heard_warm", unaware.ranks[is_warm])
+
+    def beside_it(ranks: NDArray[np.uint8]) -> dict[str, float]:
+        found = {**_metrics("cold", ranks[is_cold]), **_metrics("warm", ranks[is_warm])}
+        over_warm = found["cold_recall@10"] / found["warm_recall@10"]
+        kept = found["warm_recall@10"] / never_heard["never_heard_warm_recall@10"]
+        return {
+            **found, "cold_recall_over_warm": round(over_warm, 6), "warm_kept": round(kept, 6)
+        }  # fmt: skip
+
     result: dict[str, Any] = {
         "cold_items": len(cold),
         "users_left_out": len(events.users) - len(cut.users),
         "cold_users": int(is_cold.sum()),
         "warm_users": int(is_warm.sum()),
-        **_metrics("cold", aware.ranks[is_cold]),
-        **_metrics("warm", aware.ranks[is_warm]),
-        **_metrics("never_heard_warm", unaware.ranks[is_warm]),
+        **never_heard,
+        **beside_it(aware.ranks),
+        "curve": [
+            {"new_item_bias": bias, **beside_it(ranks)}
+            for bias, ranks in aware.ranks_by_bias.items()
+        ],
     }
-    result["cold_recall_over_warm"] = result["cold_recall@10"] / result["warm_recall@10"]
-    result["warm_kept"] = result["warm_recall@10"] / result["never_heard_warm_recall@10"]
-    result = {name: round(value, 6) for name, value in result.items()}
     _log.info("%s", result)
     return result
 
 
 def _metrics(group: str, ranks: NDArray[np.uint8]) -> dict[str, float]:
     return {
-        f"{group}_recall@10": float((ranks > 0).mean()),
-        f"{group}_ndcg@10": float(ndcg(ranks).mean()),
+        f"{group}_recall@10": round(float((ranks > 0).mean()), 6),
+        f"{group}_ndcg@10": round(float(ndcg(ranks).mean()), 6),
     }
-
-
-class _Events:
-    """The rows of an atomic data set by user, in time order; the last two of each are held out."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        with (folder / f"{folder.name}.inter").open(encoding="utf-8") as file:
-            self.head, *lines = file.read().splitlines()
-        columns = [column.split(":")[0] for column in self.head.split("\t")]
-        self.user, self.item = columns.index("user_id"), columns.index("item_id")
-        time = columns.index("timestamp")
-        self.users: dict[str, list[list[str]]] = {}
-        for line in lines:
-            row = line.split("\t")
-            self.users.setdefault(row[self.user], []).append(row)
-        for rows in self.users.values():  # RecBole's float32, and its stable sort
-            rows.sort(key=lambda row: np.float32(row[time]))
-
-    def trained_items(self) -> list[str]:
-        """Items with a training event, in a fixed order."""
-        return sorted({row[self.item] for rows in self.users.values() for row in rows[:-2]})
-
-    def without(self, cold: set[str]) -> "_Cut":
-        """Take the cold items' training events away.
-
-        RecBole needs two training events of a user to hold two out: users who are left with fewer
-        are left out.
-        """
-        kept = []
-        for rows in self.users.values():
-            training = [row for row in rows[:-2] if row[self.item] not in cold]
-            if len(training) > 1:
-                kept.append((training, rows[-2:]))
-        return _Cut(self, cold, kept)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """A data set after the cut: each user's training rows and the two held out."""
-
-    events: _Events
-    cold: set[str]
-    users: list[tuple[list[list[str]], list[list[str]]]]
-
-    def cold_users(self) -> set[str]:
-        """Users whose test item is cold."""
-        return {rows[1][self.events.user] for _, rows in self.users if self._is_cold(rows[1])}
-
-    def warm_users(self) -> set[str]:
-        """Users neither of whose held-out items is cold."""
-        return {
-            rows[0][self.events.user]
-            for _, rows in self.users
-            if not any(self._is_cold(row) for row in rows)
-        }
-
-    def _is_cold(self, row: list[str]) -> bool:
-        return row[self.events.item] in self.cold
-
-    def write(self, parent: Path, forget: bool) -> Path:
-        """Write the files under ``parent``; ``forget`` takes the cold items out of all of them."""
-        source, item = self.events.folder, self.events.item
-        folder = parent / source.name
-        folder.mkdir(parents=True)
-        lines = [self.events.head]
-        for training, held_out in self.users:
-            lines += ["\t".join(row) for row in training]
-            for row in held_out:
-                told = list(row)
-                if forget and self._is_cold(row):
-                    told[item] = training[-1][item]
-                lines.append("\t".join(told))
-        (folder / f"{source.name}.inter").write_text("\n".join(lines) + "\n", encoding="utf-8")
-        with (source / f"{source.name}.item").open(encoding="utf-8") as file:
-            head, *items = file.read().splitlines()
-        if forget:
-            items = [line for line in items if line.split("\t")[0] not in self.cold]
-        text = "\n".join([head, *items]) + "\n"
-        (folder / f"{source.name}.item").write_text(text, encoding="utf-8")
-        return parent
 
 
 if __name__ == "__main__":

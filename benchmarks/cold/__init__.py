@@ -1,0 +1,1 @@
+"""What items without a training event are ranked like, and what they cost the others."""
