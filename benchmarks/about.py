@@ -1,5 +1,6 @@
-"""What a results file says of its run: command, commit, versions, machine."""
+"""Results files: how they are read and written, and what each says of its run."""
 
+import json
 import os
 import platform
 import subprocess
@@ -11,6 +12,18 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 DOCS = Path(__file__).parent.parent / "docs"
 _LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "scikit-learn", "numpy")
+
+
+def read_results(path: Path, empty: Any) -> Any:
+    """A results file's content; ``empty`` before the first run."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
+
+
+def write_results(path: Path, content: Any) -> None:
+    """Write a results file in one step: it is whole at every moment."""
+    staged = path.with_suffix(".tmp")
+    staged.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    staged.rename(path)
 
 
 def describe_run() -> dict[str, Any]:

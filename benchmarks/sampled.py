@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.about import RESULTS, describe_run
+from benchmarks.about import RESULTS, describe_run, read_results, write_results
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.ablation import option_loss
 from benchmarks.quality.rows import fill
@@ -49,7 +49,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
-    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {}
+    content = read_results(_PATH, {})
     figures = content.setdefault("figures", {})
     if args.part in ("memory", "all"):
         sizes = (args.items, args.negatives)
@@ -58,14 +58,10 @@ def main() -> None:
             **{loss: in_fresh_process(_steps, loss, *sizes) for loss in ("sampled", "CE")},
         }  # fmt: skip
         figures["peak_gib"] = content["memory"]["sampled"]["peak_gib"]
-        _write(content)
+        write_results(_PATH, content)
     if args.part in ("quality", "all"):
         _quality(content, args, about)
     sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
-
-
-def _write(content: dict[str, Any]) -> None:
-    _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]) -> None:
@@ -85,7 +81,7 @@ def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str,
         "standard_error": round(kept[1], 4),
     }  # fmt: skip
     content["figures"]["sampled_over_full"] = round(kept[0], 4)
-    _write(content)
+    write_results(_PATH, content)
 
 
 def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:

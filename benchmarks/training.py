@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.about import RESULTS, describe_run
+from benchmarks.about import RESULTS, describe_run, read_results, write_results
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.models import find_model
 from benchmarks.quality.rows import keep
@@ -70,16 +70,16 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
-    content = json.loads(_PATH.read_text(encoding="utf-8")) if _PATH.exists() else {}
+    content = read_results(_PATH, {})
     figures = content.setdefault("figures", {})
     if args.part in ("time", "all"):
         content["time"] = {**about, **_time_part(content, args, about)}
         figures["time_to_peer_ratio"] = content["time"]["ratio"]
-        _write(content)
+        write_results(_PATH, content)
     if args.part in ("memory", "all"):
         content["memory"] = {**about, **_memory_part(args.interactions)}
         figures["dataset_memory_ratio"] = content["memory"]["ratio"]
-        _write(content)
+        write_results(_PATH, content)
     if args.part in ("throughput", "all"):
         sizes = Sizes(args.items, args.length, args.users)
         precisions = (False, True) if args.device == "cuda" else (False,)
@@ -90,12 +90,8 @@ def main() -> None:
         content[f"throughput_{args.device}"] = {**about, **asdict(sizes), **by_precision}
         shares = [each["arithmetic_share"] for each in by_precision.values()]
         figures[f"arithmetic_share_{args.device}"] = shares[-1]
-        _write(content)
+        write_results(_PATH, content)
     sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
-
-
-def _write(content: dict[str, Any]) -> None:
-    _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # --- time -------------------------------------------------------------------------------------
@@ -111,7 +107,7 @@ def _time_part(
         content["sasrec"] = sasrec
         sasrec["curve"] = in_fresh_process(_train, _PEER, args.seed, args.threads, about, content)
         sasrec["finished"] = True
-        _write(content)
+        write_results(_PATH, content)
     ours = in_fresh_process(_train, _OURS, args.seed, args.threads, about)
     best = max(score for _, score in sasrec["curve"])
     peer_seconds = next(seconds for seconds, score in sasrec["curve"] if score >= best)
@@ -154,7 +150,7 @@ def _train(
         sys.stdout.flush()
         if unfinished:
             unfinished["sasrec"]["curve"] = curve
-            _write(unfinished)
+            write_results(_PATH, unfinished)
 
     settings = {"text_cache": "empty.sqlite"} if model == _OURS else {}
     outcome = run(find_model(model), _DATASET, None, seed, settings, on_epoch=on_epoch)

@@ -36,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.about import RESULTS, describe_run
+from benchmarks.about import RESULTS, describe_run, read_results, write_results
 from benchmarks.cold.cut import Events
 from benchmarks.cold.picture import draw
 from benchmarks.quality import store
@@ -81,9 +81,7 @@ def main() -> None:
 
 
 def _read() -> dict[str, Any]:
-    content: dict[str, Any] = {"rows": []}
-    if _PATH.exists():
-        content = json.loads(_PATH.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_results(_PATH, {"rows": []})
     return content
 
 
@@ -100,7 +98,7 @@ def _add(row: dict[str, Any]) -> None:
                 name: round(mean(row[name] for row in ours), 4)
                 for name in ("cold_recall_over_warm", "warm_kept")
             }
-        _PATH.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_results(_PATH, content)
 
 
 def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:

@@ -9,19 +9,26 @@ from statistics import mean, stdev
 
 from benchmarks.about import DOCS
 from benchmarks.quality import store
+from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import TOP
 from recbole_llm.config_files import config_path
 
 ABLATIONS = tuple(
     f"llmseqrec:{change}"
     for change in (
-        "repeat_lags=0", "ema_decay=0", "item_repr=id", "item_repr=text", "text_whitening=0",
-        "text_whitening=1", "text_size=64", "adaptor=moe", "score=cosine", "n_layers=1",
+        "repeat_lags=0", "ema_decay=0", "text_whitening=0", "text_whitening=1", "text_size=64",
+        "adaptor=moe", "score=cosine", "n_layers=1",
         "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
         "id_neighbors=0", "id_dropout_prob=0", "new_item_bias=0.0", "n_targets=1", "target_decay=1.0",
-        "encoder=minilm", "encoder=minilm+smollm2-135m", "loss_type=sampled",
+        "encoder=minilm+smollm2-135m", "loss_type=sampled",
     )
 )  # fmt: skip
+NAMED = {
+    name: "{}={}".format(*next(iter(entry.settings.items())))
+    for name, entry in MODELS.items()
+    if name.startswith("llmseqrec") and len(entry.settings) == 1
+}
+"""Models of the quality table that are the default with one option changed, and that change."""
 _MARK = "# With "
 Losses = dict[str, dict[str, tuple[float, float]]]
 """By change, as ``n_layers=1``, and data set: what is left of the default's NDCG, and its error."""
@@ -40,13 +47,16 @@ def _losses() -> Losses:
     for row in store.read(store.QUALITY):
         if row["model"] == "llmseqrec":
             default[row["dataset"]].append(row)
+        elif row["model"] in NAMED:
+            changed[NAMED[row["model"]], row["dataset"]].append(row)
     for row in store.read(store.ABLATION):
-        changed[row["model"], row["dataset"]].append(row)
+        changed[row["model"].partition(":")[2], row["dataset"]].append(row)
+    order = [*NAMED.values(), *(name.partition(":")[2] for name in ABLATIONS)]
     losses: Losses = defaultdict(dict)
-    for name in dict.fromkeys([*ABLATIONS, *(name for name, _ in changed)]):
+    for change in dict.fromkeys([*order, *(change for change, _ in changed)]):
         for dataset, rows in default.items():
-            if loss := option_loss(rows, changed[name, dataset]):
-                losses[name.partition(":")[2]][dataset] = loss
+            if loss := option_loss(rows, changed[change, dataset]):
+                losses[change][dataset] = loss
     return losses
 
 

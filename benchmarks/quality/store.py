@@ -6,7 +6,6 @@ same rows for settings away from the default, ``results/tuning.json`` what the t
 Several processes may write at once.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +15,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmarks.about import RESULTS
+from benchmarks.about import RESULTS, read_results, write_results
 from benchmarks.quality.run import Outcome
 
 QUALITY = RESULTS / "quality.json"
@@ -27,7 +26,7 @@ Row = dict[str, Any]
 
 def read(path: Path) -> list[Row]:
     """The rows of a results file; none before the first run."""
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rows: list[Row] = read_results(path, [])
     return rows
 
 
@@ -41,9 +40,7 @@ def add(path: Path, row: Row) -> None:
     with locked(path):
         rows = [*(old for old in read(path) if _run_of(old) != _run_of(row)), row]
         rows.sort(key=lambda row: (row["dataset"], row["model"], row["seed"]))
-        staged = path.with_suffix(".tmp")
-        staged.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        staged.rename(path)
+        write_results(path, rows)
 
 
 def _run_of(row: Row) -> tuple[Any, ...]:
