@@ -76,7 +76,7 @@ def main() -> None:
         if any(key.items() <= row.items() for row in _read()["rows"]):
             continue
         _add({**key, **_measure(source, args.model, seed, args.share), **about})
-    draw([row for row in _read()["rows"] if row["dataset"] == args.dataset])
+    draw(_read()["rows"])
     sys.stdout.write(json.dumps(_read().get("figures")) + f"\nwritten to {_PATH.name}\n")
 
 
