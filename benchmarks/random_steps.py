@@ -38,20 +38,20 @@ def random_step(
     from recbole_llm.layers import (
         ItemEncoder,
         Network,
-        RepeatBias,
         SequenceConfig,
         SequenceEncoder,
     )
-    from recbole_llm.losses import all_candidates, cross_entropy, one_target, sampled_candidates
+    from recbole_llm.objective import Objective, training_loss
 
     n_rows, hidden = sizes.items + 1, sizes.hidden_size
     config = SequenceConfig(
-        hidden, 2, 2, 4 * hidden, sizes.length, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 3
+        hidden, 2, 2, 4 * hidden, sizes.length, 0.3, 0.3, "gelu", 1e-12, 0.02, "dot", 1.0, 0
     )
+    objective = Objective(loss_type, n_negatives, n_targets=1, target_decay=1.0)
     network = Network(
         ItemEncoder(n_rows, hidden, sizes.text_size, True, "linear", 0.1, 0.02),
         SequenceEncoder(config),
-        RepeatBias(3),
+        None,
     ).to(device)
     rule = get_ema_multi_avg_fn(0.99)  # type: ignore[no-untyped-call]
     average = AveragedModel(network, multi_avg_fn=rule).requires_grad_(False)
@@ -69,18 +69,10 @@ def random_step(
         lengths = torch.full((sizes.users,), sizes.length)
 
     def step() -> None:
-        shape = (2, sizes.users, sizes.length)
-        item_seq, targets = torch.randint(1, n_rows, shape, device=device)
-        if loss_type == "sampled":
-            met = torch.cat([item_seq.flatten(), targets.flatten()])
-            candidates = sampled_candidates(catalogue.is_known, met, n_negatives)
-        else:
-            candidates = all_candidates(catalogue.is_known)
+        item_seq = torch.randint(1, n_rows, (sizes.users, sizes.length), device=device)
+        last = torch.randint(1, n_rows, (sizes.users,), device=device)
         with torch.autocast(device) if amp else nullcontext():
-            items = network.items(candidates.items, catalogue)
-            states = network.sequences(items[candidates.columns(item_seq.flatten())], lengths)
-            wanted = one_target(candidates.columns(targets.flatten()))
-            loss = cross_entropy(states, items, wanted, None, candidates.log_weights)
+            loss = training_loss(network, catalogue, objective, config, item_seq, lengths, last)
         optimizer.zero_grad()
         scaler.scale(loss).backward()
         scaler.step(optimizer)

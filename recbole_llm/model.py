@@ -21,14 +21,7 @@ from recbole_llm.layers import (
     last_states,
     score_vectors,
 )
-from recbole_llm.losses import (
-    Targets,
-    all_candidates,
-    cross_entropy,
-    next_items,
-    no_adjustments,
-    sampled_candidates,
-)
+from recbole_llm.objective import training_loss
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -114,42 +107,17 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         )
 
     def calculate_loss(self, interaction: Interaction) -> Tensor:
-        """Mean cross-entropy over every real position of the batch's windows.
-
-        A position's targets are the ``n_targets`` items after it, the nearer the more important.
+        """The objective on the batch's windows, and a step of the average.
 
         Raises:
             TrainingError: the loss is not finite; the message names the batch's users.
         """
         if self.average is not None:  # of the weights as the last step left them
             self.average.update_parameters(self.network)
-        item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
-        if self.options.loss_type == "CE":
-            candidates = all_candidates(self.is_known)
-        else:
-            met = torch.cat([item_seq.flatten(), interaction[self.POS_ITEM_ID]])
-            candidates = sampled_candidates(self.is_known, met, self.options.n_negatives)
-        items = self.network.items(candidates.items, self.catalogue)  # (C, H)
-        is_real = item_seq > 0
-        rows, positions = is_real.nonzero(as_tuple=True)  # (N,)
-        states = self.network.sequences(items[candidates.columns(item_seq[is_real])], lengths)
-        adjustments = no_adjustments(states)
-        if self.network.repeats is not None:
-            adjustments = self.network.repeats(item_seq, rows, positions)
-            adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-        following = next_items(
-            item_seq, lengths, interaction[self.POS_ITEM_ID], self.options.n_targets,
-            self.options.target_decay,
+        loss = training_loss(
+            self.network, self.catalogue, self.options.objective, self.options.sequence,
+            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.POS_ITEM_ID],
         )  # fmt: skip
-        # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
-        columns = candidates.columns(following.items[is_real]).clamp(max=len(items) - 1)  # (N, M)
-        loss = cross_entropy(
-            score_vectors(states, self.options.sequence),
-            score_vectors(items, self.options.sequence),
-            Targets(columns, following.shares[is_real]),
-            adjustments,
-            candidates.log_weights,
-        )
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
             raise TrainingError(

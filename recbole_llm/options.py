@@ -19,6 +19,7 @@ from recbole.utils import argument_list
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.layers import ADAPTORS, SequenceConfig
+from recbole_llm.objective import Objective
 
 _log = logging.getLogger(__name__)
 _RUN_KEYS = {
@@ -48,10 +49,7 @@ class ModelOptions:
     id_prior: float
     id_dropout_prob: float
     new_item_bias: float
-    loss_type: str
-    n_negatives: int
-    n_targets: int
-    target_decay: float
+    objective: Objective
     ema_decay: float
     sequence: SequenceConfig
 
@@ -165,10 +163,12 @@ def model_options(config: Config) -> ModelOptions:
         id_prior=float(config["id_prior"]),
         id_dropout_prob=float(config["id_dropout_prob"]),
         new_item_bias=float(config["new_item_bias"]),
-        loss_type=config["loss_type"],
-        n_negatives=config["n_negatives"],
-        n_targets=config["n_targets"],
-        target_decay=float(config["target_decay"]),
+        objective=Objective(
+            loss_type=config["loss_type"],
+            n_negatives=config["n_negatives"],
+            n_targets=config["n_targets"],
+            target_decay=float(config["target_decay"]),
+        ),
         ema_decay=float(config["ema_decay"]),
         sequence=SequenceConfig(
             hidden_size=config["hidden_size"],

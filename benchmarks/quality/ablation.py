@@ -1,6 +1,6 @@
 """One option at a time, away from the default: what each bought, said where it is documented.
 
-The table goes into ``docs/model.md``, each option's figures below its line of the default config.
+The tables go into ``docs/model.md``, each option's figures below its line of the default config.
 """
 
 from collections import defaultdict
@@ -35,14 +35,17 @@ Losses = dict[str, dict[str, tuple[float, float]]]
 
 
 def write_ablation() -> None:
-    """Write the table and the config's figures from ``ablation.json`` and ``quality.json``."""
-    losses = _losses()
-    _splice(DOCS / "model.md", _table(losses))
+    """Write the tables and the config's figures from ``ablation.json`` and ``quality.json``."""
+    losses = _losses(f"ndcg@{TOP}")
+    on_validation = _losses(f"valid_ndcg@{TOP}")
+    encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
+    _splice(DOCS / "model.md", "ablation", _table(losses))
+    _splice(DOCS / "model.md", "encoders", _table(encoders))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
 
-def _losses() -> Losses:
+def _losses(metric: str) -> Losses:
     default, changed = defaultdict(list), defaultdict(list)
     for row in store.read(store.QUALITY):
         if row["model"] == "llmseqrec":
@@ -55,21 +58,21 @@ def _losses() -> Losses:
     losses: Losses = defaultdict(dict)
     for change in dict.fromkeys([*order, *(change for change, _ in changed)]):
         for dataset, rows in default.items():
-            if loss := option_loss(rows, changed[change, dataset]):
+            if loss := option_loss(rows, changed[change, dataset], metric):
                 losses[change][dataset] = loss
     return losses
 
 
 def option_loss(
-    default: list[store.Row], changed: list[store.Row], key: str = f"ndcg@{TOP}"
+    default: list[store.Row], changed: list[store.Row], metric: str = f"ndcg@{TOP}"
 ) -> tuple[float, float] | None:
-    """What is left of the default's NDCG after a change, and the standard error of that ratio.
+    """What is left of the default's metric after a change, and the standard error of that ratio.
 
     Seed by seed, over the seeds that both have; None without a common seed. The error is that of the
     mean over seeds, 0 with one seed.
     """
-    by_seed = {row["seed"]: row[key] for row in default}
-    ratios = [row[key] / by_seed[row["seed"]] for row in changed if row["seed"] in by_seed]
+    by_seed = {row["seed"]: row[metric] for row in default}
+    ratios = [row[metric] / by_seed[row["seed"]] for row in changed if row["seed"] in by_seed]
     if not ratios:
         return None
     return mean(ratios), stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else 0.0
@@ -103,9 +106,10 @@ def _table(losses: Losses) -> str:
     return "\n".join([*lines, ""])
 
 
-def _splice(path: Path, table: str) -> None:
+def _splice(path: Path, name: str, table: str) -> None:
     """Put a table between the two comments that mark its place."""
-    before, start, rest = path.read_text(encoding="utf-8").partition("<!-- ablation -->\n")
-    _, end, after = rest.partition("<!-- end -->\n")
-    assert end, f"{path} has no place for the table"
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = path.read_text(encoding="utf-8").partition(start)
+    _, found, after = rest.partition(end)
+    assert found, f"{path} has no place for the table {name}"
     path.write_text(before + start + table + end + after, encoding="utf-8")

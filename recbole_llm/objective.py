@@ -1,0 +1,82 @@
+"""What training minimises: at every position of a batch, the cross-entropy of the items that follow.
+
+Sizes: B sequences, L items in a sequence, N real positions, M targets of each, C candidates, H hidden
+size.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recbole_llm.catalogue import Catalogue
+from recbole_llm.layers import Network, SequenceConfig, score_vectors
+from recbole_llm.losses import (
+    Candidates,
+    Targets,
+    all_candidates,
+    cross_entropy,
+    next_items,
+    no_adjustments,
+    sampled_candidates,
+)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Which items are right and which they are held against; ``configs/model/LLMSeqRec.yaml`` says
+    what each field means."""
+
+    loss_type: str
+    n_negatives: int
+    n_targets: int
+    target_decay: float
+
+    def candidates(self, is_known: Tensor, item_seq: Tensor, last: Tensor) -> Candidates:
+        """The items that the batch's targets are held against: all that were met, or a sample."""
+        if self.loss_type == "CE":
+            return all_candidates(is_known)
+        met = torch.cat([item_seq.flatten(), last])
+        return sampled_candidates(is_known, met, self.n_negatives)
+
+
+def training_loss(
+    network: Network,
+    catalogue: Catalogue,
+    objective: Objective,
+    config: SequenceConfig,
+    item_seq: Tensor,
+    item_seq_len: Tensor,
+    last: Tensor,
+) -> Tensor:
+    """Mean cross-entropy over every real position of a batch.
+
+    A position's targets are the ``n_targets`` items after it, the nearer the more important.
+
+    Args:
+        item_seq: (B, L) int64 catalogue rows, right-padded with 0, of (B,) int64 lengths.
+        last: (B,) int64, the item after each sequence.
+    Returns:
+        Scalar float32, in nats.
+    """
+    candidates = objective.candidates(catalogue.is_known, item_seq, last)
+    items = network.items(candidates.items, catalogue)  # (C, H)
+    is_real = item_seq > 0
+    rows, positions = is_real.nonzero(as_tuple=True)  # (N,)
+    states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)  # (N, H)
+    adjustments = no_adjustments(states)
+    if network.repeats is not None:
+        adjustments = network.repeats(item_seq, rows, positions)
+        adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
+    following = next_items(
+        item_seq, item_seq_len, last, objective.n_targets, objective.target_decay
+    )
+    # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
+    columns = candidates.columns(following.items[is_real]).clamp(max=len(items) - 1)  # (N, M)
+    return cross_entropy(
+        score_vectors(states, config),
+        score_vectors(items, config),
+        Targets(columns, following.shares[is_real]),
+        adjustments,
+        candidates.log_weights,
+    )
