@@ -4,12 +4,15 @@ A model's rows wait until its grid is tried. What fails stops nothing else.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from typing import Any
+
+from tqdm import tqdm
 
 from benchmarks.quality import rows
 from recbole_llm.errors import RecboleLlmError
@@ -48,14 +51,20 @@ def run_tasks(tasks: list[Task], jobs: int) -> bool:
     """Run tasks, ``jobs`` at a time, in order as far as they are ready; say whether all succeeded."""
     waiting, running = list(tasks), dict[Future[Any], Task]()
     failed = set[tuple[str, str]]()
-    with ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker) as pool:
+    with (
+        ProcessPoolExecutor(jobs, get_context("spawn"), _start_worker) as pool,
+        tqdm(total=len(tasks), desc="runs", disable=None) as bar,  # on a terminal alone
+    ):
         while waiting or running:
             while len(running) < jobs and (task := _next_ready(waiting, running.values())):
                 waiting.remove(task)
-                if task.group not in failed:
+                if task.group in failed:
+                    bar.update()
+                else:
                     running[pool.submit(task.action)] = task
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 task = running.pop(future)
+                bar.update()
                 if error := future.exception():
                     failed.add(task.group)  # as a model of texts on a data set without
                     is_told = isinstance(error, RecboleLlmError)
@@ -70,5 +79,7 @@ def _next_ready(waiting: list[Task], running: Any) -> Task | None:
 
 
 def _start_worker() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("recbole_llm").setLevel(logging.WARNING)
+    """Our lines alone: RecBole logs each epoch, and warns of what the pinned pandas does well."""
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    _log.setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
