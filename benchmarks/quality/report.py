@@ -34,6 +34,9 @@ each to its end with the first seed; the best on validation serves all seeds. Wh
 64 windows of up to 50 items a batch, at most 200 epochs (BERT4Rec 400), ten without progress on
 validation. Ours is one configuration for all sets; its options were chosen on validation rows of these
 sets, over many more runs than the others had.
+
+Seconds compare nothing: some rows ran on a CPU's core and some beside others on a GPU, as each row says
+in `machine`; `benchmarks.training` holds training times side by side.
 """
 _RATIOS = f"""\
 Ratios of mean NDCG@{TOP}, each mean over the seeds that the tables below count; in brackets the 95%
