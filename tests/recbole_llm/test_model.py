@@ -10,7 +10,7 @@ from recbole.data.interaction import Interaction
 from recbole_llm.errors import TrainingError
 from recbole_llm.export import export_artifact
 from recbole_llm.model import LLMSeqRec
-from recbole_llm.scoring import load_scorer
+from recbole_llm.scoring import load_artifact, load_scorer
 from recbole_llm.train import build_config, build_data, train
 from tests.data import CYCLE, walk, write_cycle
 
@@ -204,6 +204,15 @@ def test_learns_the_cycle_repeats_by_seed_and_exports(settings: dict[str, Any]) 
     assert again.artifact == first.artifact  # named by content: every weight is the same
     other = train("LLMSeqRec", "cycle", None, {**settings, "seed": 7})
     assert other.artifact != first.artifact
+
+
+@pytest.mark.slow
+def test_learns_the_cycle_in_mixed_precision(settings: dict[str, Any]) -> None:
+    result = train("LLMSeqRec", "cycle", None, {**settings, "enable_amp": True})
+    assert result.test_result["mrr@10"] > 0.95
+    assert result.artifact is not None
+    matrix = load_artifact(result.artifact).item_matrix
+    assert matrix.dtype == torch.float32
 
 
 def test_exported_scorer_ranks_as_the_model_in_recbole(
