@@ -100,13 +100,12 @@ def main() -> None:
 def _time_part(
     content: dict[str, Any], args: argparse.Namespace, about: dict[str, Any]
 ) -> dict[str, Any]:
-    sasrec = content.get("sasrec")
-    is_comparable = sasrec and sasrec["finished"] and sasrec["machine"] == about["machine"]
+    sasrec = content.get("sasrec", {"curve": []})
+    is_comparable = has_ended(sasrec["curve"]) and sasrec["machine"] == about["machine"]
     if args.fresh or not is_comparable:
-        sasrec = {**about, "threads": args.threads, "finished": False, "curve": []}
+        sasrec = {**about, "threads": args.threads, "curve": []}
         content["sasrec"] = sasrec
         sasrec["curve"] = in_fresh_process(_train, _PEER, args.seed, args.threads, about, content)
-        sasrec["finished"] = True
         write_results(_PATH, content)
     ours = in_fresh_process(_train, _OURS, args.seed, args.threads, about)
     best = max(score for _, score in sasrec["curve"])
@@ -125,6 +124,12 @@ def _time_part(
         "ratio": None if our_seconds is None else round(peer_seconds / our_seconds, 1),
         "llmseqrec_curve": ours,
     }
+
+
+def has_ended(curve: list[tuple[float, float]]) -> bool:
+    """Whether ten epochs of (seconds, score) have brought nothing better than the best before them."""
+    scores = [score for _, score in curve]
+    return len(scores) > 10 and max(scores[-10:]) < max(scores)
 
 
 def _train(
