@@ -98,12 +98,13 @@ def _table(losses: Losses) -> str:
         return "No row yet.\n"
     lines = [f"| Change | {' | '.join(datasets)} |", "|---" * (len(datasets) + 1) + "|"]
     for change, by_dataset in losses.items():
-        cells = [
-            f"{by_dataset[name][0]:.3f} ± {by_dataset[name][1]:.3f}" if name in by_dataset else ""
-            for name in datasets
-        ]
+        cells = [_cell(*by_dataset[name]) if name in by_dataset else "" for name in datasets]
         lines.append(f"| `{change}` | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def _cell(loss: float, error: float) -> str:
+    return f"{loss:.3f} ± {error:.3f}" if error else f"{loss:.3f}"
 
 
 def _splice(path: Path, name: str, table: str) -> None:
