@@ -1,4 +1,4 @@
-"""Results files: how they are read and written, and what each says of its run."""
+"""What a results file holds, and what it says of its run: command, commit, versions, machine."""
 
 import json
 import os
@@ -17,13 +17,6 @@ _LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "scik
 def read_results(path: Path, empty: Any) -> Any:
     """A results file's content; ``empty`` before the first run."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
-
-
-def write_results(path: Path, content: Any) -> None:
-    """Write a results file in one step: it is whole at every moment."""
-    staged = path.with_suffix(".tmp")
-    staged.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    staged.rename(path)
 
 
 def describe_run() -> dict[str, Any]:
@@ -49,10 +42,14 @@ def describe_run() -> dict[str, Any]:
 
 
 def without_machine(word: str) -> str:
-    """A word of a command line as it may be published: of an absolute path, the last part alone."""
+    """A word of a command line as it may be published: of a path far away, the last part alone.
+
+    Far away is an absolute path, and one that climbs more than one folder.
+    """
     key, equals, value = word.rpartition("=")  # --data-path=/home/..., or a setting's value
     path = Path(value)
-    return f"{key}{equals}.../{path.name}" if path.is_absolute() else word
+    is_far = path.is_absolute() or path.parts[:2] == ("..", "..")
+    return f"{key}{equals}.../{path.name}" if is_far else word
 
 
 def describe_machine() -> str:

@@ -25,11 +25,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.about import RESULTS, describe_run, read_results, write_results
+from benchmarks.about import RESULTS, describe_run, read_results
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.ablation import option_loss
 from benchmarks.quality.rows import fill
 from benchmarks.random_steps import Sizes, random_step
+from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "sampled.json"
 
@@ -58,7 +59,7 @@ def main() -> None:
             **{loss: in_fresh_process(_steps, loss, *sizes) for loss in ("sampled", "CE")},
         }  # fmt: skip
         figures["peak_gib"] = content["memory"]["sampled"]["peak_gib"]
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
     if args.part in ("quality", "all"):
         _quality(content, args, about)
     sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
@@ -81,7 +82,7 @@ def _quality(content: dict[str, Any], args: argparse.Namespace, about: dict[str,
         "standard_error": round(kept[1], 4),
     }  # fmt: skip
     content["figures"]["sampled_over_full"] = round(kept[0], 4)
-    write_results(_PATH, content)
+    replace_json(_PATH, content)
 
 
 def _steps(loss_type: str, n_items: int, n_negatives: int) -> dict[str, float]:

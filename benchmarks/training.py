@@ -38,12 +38,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.about import RESULTS, describe_run, read_results, write_results
+from benchmarks.about import RESULTS, describe_run, read_results
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality.models import find_model
 from benchmarks.quality.rows import keep
 from benchmarks.quality.run import PROTOCOL, run
 from benchmarks.random_steps import Sizes, random_step
+from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "training.json"
 _PEER, _OURS = "sasrec-stock", "llmseqrec"
@@ -75,11 +76,11 @@ def main() -> None:
     if args.part in ("time", "all"):
         content["time"] = {**about, **_time_part(content, args, about)}
         figures["time_to_peer_ratio"] = content["time"]["ratio"]
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
     if args.part in ("memory", "all"):
         content["memory"] = {**about, **_memory_part(args.interactions)}
         figures["dataset_memory_ratio"] = content["memory"]["ratio"]
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
     if args.part in ("throughput", "all"):
         sizes = Sizes(args.items, args.length, args.users)
         precisions = (False, True) if args.device == "cuda" else (False,)
@@ -90,7 +91,7 @@ def main() -> None:
         content[f"throughput_{args.device}"] = {**about, **asdict(sizes), **by_precision}
         shares = [each["arithmetic_share"] for each in by_precision.values()]
         figures[f"arithmetic_share_{args.device}"] = shares[-1]
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
     sys.stdout.write(json.dumps(figures) + f"\nwritten to {_PATH.name}\n")
 
 
@@ -106,7 +107,7 @@ def _time_part(
         sasrec = {**about, "threads": args.threads, "curve": []}
         content["sasrec"] = sasrec
         sasrec["curve"] = in_fresh_process(_train, _PEER, args.seed, args.threads, about, content)
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
     ours = in_fresh_process(_train, _OURS, args.seed, args.threads, about)
     best = max(score for _, score in sasrec["curve"])
     peer_seconds = next(seconds for seconds, score in sasrec["curve"] if score >= best)
@@ -127,9 +128,10 @@ def _time_part(
 
 
 def has_ended(curve: list[tuple[float, float]]) -> bool:
-    """Whether ten epochs of (seconds, score) have brought nothing better than the best before them."""
+    """Whether (seconds, score) of the last epochs, as many as its patience, are all below the best."""
+    patience = find_model(_PEER).settings["stopping_step"]
     scores = [score for _, score in curve]
-    return len(scores) > 10 and max(scores[-10:]) < max(scores)
+    return len(scores) > patience and max(scores[-patience:]) < max(scores)
 
 
 def _train(
@@ -155,7 +157,7 @@ def _train(
         sys.stdout.flush()
         if unfinished:
             unfinished["sasrec"]["curve"] = curve
-            write_results(_PATH, unfinished)
+            replace_json(_PATH, unfinished)
 
     settings = {"text_cache": "empty.sqlite"} if model == _OURS else {}
     outcome = run(find_model(model), _DATASET, None, seed, settings, on_epoch=on_epoch)

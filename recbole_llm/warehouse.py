@@ -145,7 +145,7 @@ def new_attempt(parent: Path) -> Path:
     return parent / uuid.uuid4().hex[:8]
 
 
-def replace_json(path: Path, content: dict[str, Any]) -> None:
+def replace_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)

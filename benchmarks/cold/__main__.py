@@ -36,13 +36,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.about import RESULTS, describe_run, read_results, write_results
+from benchmarks.about import RESULTS, describe_run, read_results
 from benchmarks.cold.cut import Events
 from benchmarks.cold.picture import draw
 from benchmarks.quality import store
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.report import ndcg
 from benchmarks.quality.run import run
+from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "cold.json"
 _MAIN_SET = "amazon-beauty-2014"
@@ -98,7 +99,7 @@ def _add(row: dict[str, Any]) -> None:
                 name: round(mean(row[name] for row in ours), 4)
                 for name in ("cold_recall_over_warm", "warm_kept")
             }
-        write_results(_PATH, content)
+        replace_json(_PATH, content)
 
 
 def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
     )
     never_heard = _metrics("never_heard_warm", unaware.ranks[is_warm])
 
-    def beside_it(ranks: NDArray[np.uint8]) -> dict[str, float]:
+    def figures(ranks: NDArray[np.uint8]) -> dict[str, float]:
         found = {**_metrics("cold", ranks[is_cold]), **_metrics("warm", ranks[is_warm])}
         over_warm = found["cold_recall@10"] / found["warm_recall@10"]
         kept = found["warm_recall@10"] / never_heard["never_heard_warm_recall@10"]
@@ -136,10 +137,9 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
         "cold_users": int(is_cold.sum()),
         "warm_users": int(is_warm.sum()),
         **never_heard,
-        **beside_it(aware.ranks),
+        **figures(aware.ranks),
         "curve": [
-            {"new_item_bias": bias, **beside_it(ranks)}
-            for bias, ranks in aware.ranks_by_bias.items()
+            {"new_item_bias": bias, **figures(ranks)} for bias, ranks in aware.ranks_by_bias.items()
         ],
     }
     _log.info("%s", result)

@@ -114,8 +114,10 @@ def _new_item_bias(network: Any, bias: float) -> Iterator[None]:
 
     trained_with = network.item_bias
     network.item_bias = item_bias(network.is_known, network.text_vectors, bias)
-    yield
-    network.item_bias = trained_with
+    try:
+        yield
+    finally:
+        network.item_bias = trained_with
 
 
 def _mask_history(network: Any) -> None:

@@ -15,8 +15,9 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from benchmarks.about import RESULTS, read_results, write_results
+from benchmarks.about import RESULTS, read_results
 from benchmarks.quality.run import Outcome
+from recbole_llm.warehouse import replace_json
 
 QUALITY = RESULTS / "quality.json"
 ABLATION = RESULTS / "ablation.json"
@@ -40,7 +41,7 @@ def add(path: Path, row: Row) -> None:
     with locked(path):
         rows = [*(old for old in read(path) if _run_of(old) != _run_of(row)), row]
         rows.sort(key=lambda row: (row["dataset"], row["model"], row["seed"]))
-        write_results(path, rows)
+        replace_json(path, rows)
 
 
 def _run_of(row: Row) -> tuple[Any, ...]:

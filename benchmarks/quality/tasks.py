@@ -67,8 +67,8 @@ def run_tasks(tasks: list[Task], jobs: int) -> bool:
                 bar.update()
                 if error := future.exception():
                     failed.add(task.group)  # as a model of texts on a data set without
-                    is_told = isinstance(error, RecboleLlmError)
-                    _log.error("%s failed: %s", task.name, error, exc_info=not is_told and error)
+                    trace = None if isinstance(error, RecboleLlmError) else error
+                    _log.error("%s failed: %s", task.name, error, exc_info=trace)
     return not failed
 
 

@@ -9,6 +9,7 @@ from benchmarks.about import without_machine
         ("/home/someone/sets/data", ".../data"),
         ("--data-path=/home/someone/sets/data", "--data-path=.../data"),
         ("llmseqrec:encoder=/home/someone/own.yaml", "llmseqrec:encoder=.../own.yaml"),
+        ("../../someone/sets/data", ".../data"),
         ("../data", "../data"),
         ("--models", "--models"),
         ("llmseqrec:item_repr=id", "llmseqrec:item_repr=id"),
