@@ -71,8 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
-    for sub in (nightly, train, lookup):
-        sub.add_argument("--day", type=check_day, help="the day, YYYY-MM-DD")
+    rollback = add("rollback", _rollback)
+    for sub in (nightly, train, lookup, rollback):
+        sub.add_argument(
+            "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
+        )
     train.add_argument(
         "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
     )
@@ -168,6 +171,17 @@ def _lookup(args: argparse.Namespace) -> None:
     ]
     lines += [f"table: {found.path}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _rollback(args: argparse.Namespace) -> None:
+    """Let a day's table be what it was before it was last published."""
+    from recbole_llm.published import roll_back
+
+    left = args.warehouse.published_run(args.day)
+    now = roll_back(args.warehouse, args.day)
+    latest = args.warehouse.published_run(None)["ds"]
+    outcome = f"run {now['run_id']}" if now else "withdrawn"
+    sys.stdout.write(f"{args.day}: {outcome}, was run {left['run_id']}; latest day: {latest}\n")
 
 
 def _sql(args: argparse.Namespace) -> None:

@@ -16,11 +16,11 @@ from recbole_llm.warehouse import Warehouse
 _RUN_COLUMNS = {
     "ds": "DATE", "run_id": "VARCHAR", "status": "VARCHAR", "faults": "VARCHAR",
     "model_version": "VARCHAR", "model_data_cut": "DATE", "k": "INTEGER", "raw_rows": "BIGINT",
-    "accepted_rows": "BIGINT", "quarantined_rows": "BIGINT", "duplicate_rows": "BIGINT",
-    "n_users": "BIGINT", "n_items": "BIGINT", "n_rows": "BIGINT", "n_fallback_users": "BIGINT",
-    "n_unknown_items": "BIGINT", "features_seconds": "DOUBLE", "score_seconds": "DOUBLE",
-    "publish_seconds": "DOUBLE", "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ",
-    "path": "VARCHAR",
+    "accepted_rows": "BIGINT", "late_rows": "BIGINT", "quarantined_rows": "BIGINT",
+    "duplicate_rows": "BIGINT", "n_users": "BIGINT", "n_items": "BIGINT", "n_rows": "BIGINT",
+    "n_fallback_users": "BIGINT", "n_carried_users": "BIGINT", "n_unknown_items": "BIGINT",
+    "features_seconds": "DOUBLE", "score_seconds": "DOUBLE", "publish_seconds": "DOUBLE",
+    "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ", "path": "VARCHAR",
 }  # fmt: skip
 
 
@@ -41,13 +41,8 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _RUN_COLUMNS.items()) + "}"
     logs = sorted(str(path) for path in warehouse.run_log.glob("*.json"))
     _view(database, "runs", f"read_json({_list(logs)}, columns = {columns})")
-    quarantines = [
-        f"{root / warehouse.features_manifest(day)['path']}/quarantine/*.parquet"
-        for day in sorted(
-            path.parent.name.removeprefix("ds=")
-            for path in (root / "features").glob("ds=*/manifest.json")
-        )
-    ]
+    manifests = warehouse.features_manifests().values()
+    quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
     _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
     database.execute(f"SET allowed_directories = {_list([f'{root}/'])}")
     database.execute("SET enable_external_access = false")
@@ -85,7 +80,8 @@ class Lookup:
     run_id: str
     model_version: str
     history: list[dict[str, Any]]
-    """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds)."""
+    """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds). Empty
+    where the day's state was deleted, after ``keep_days``."""
     recommendations: list[dict[str, Any]]
     """rank, item_id, title, score, reason; best first."""
     path: Path
@@ -107,6 +103,9 @@ def lookup(
     run = warehouse.published_run(day)
     table = f"{warehouse.root / run['path']}/*.parquet"
     features = warehouse.root / run["features_path"]
+    has_state = (features / "sequences").is_dir()
+    if not has_state:  # past its days; later states know all items
+        features = warehouse.root / [*warehouse.features_manifests().values()][-1]["path"]
     items = f"{features}/items/*.parquet"
     with duckdb.connect() as database:
         recommendations = _dicts(
@@ -122,7 +121,7 @@ def lookup(
                 f"user {user_id!r} is not in the table of {run['ds']}: they had no usable event up "
                 "to that day"
             )
-        history = _dicts(
+        history = [] if not has_state else _dicts(
             database.execute(
                 "SELECT item_id, coalesce(title, '') AS title, timestamp FROM ("
                 "  SELECT unnest(item_ids) AS item_id, unnest(timestamps) AS timestamp,"

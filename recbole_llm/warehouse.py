@@ -1,11 +1,12 @@
 """Where a night's data lies, and how a reader finds what is finished.
 
-    raw/events/ds=D/, raw/items.*         what other systems deliver
-    features/ds=D/<attempt>/…             sequences, items, quarantine; manifest.json names the attempt
+    raw/events/ds=D/, raw/items/          what other systems deliver
+    features/ds=D/<attempt>/…             sequences, items, recent, quarantine; manifest.json names the
+                                          attempt
     artifacts/<model_version>/            trained models; champion.json names the one in use
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
-    published.json                        which attempt is the table of which day
+    published.json                        which attempt is the table of which day; see published.py
 
 Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
 names it. So a reader never sees half a table, and a killed job leaves nothing that is read.
@@ -22,7 +23,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
+
+POINTER_VERSION = 1
+"""Of ``published.json``."""
 
 
 class Warehouse:
@@ -80,6 +84,12 @@ class Warehouse:
             f"no features for {day}: run prepare_features for that day first",
         )
 
+    def features_manifests(self) -> dict[str, dict[str, Any]]:
+        """The manifests of all days with finished features, oldest day first."""
+        files = (self.root / "features").glob("ds=*/manifest.json")
+        manifests = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(files))
+        return {manifest["ds"]: manifest for manifest in manifests}
+
     def scored_manifest(self, day: str) -> dict[str, Any]:
         """Path and counts of a day's newest finished scoring.
 
@@ -102,10 +112,20 @@ class Warehouse:
         return self.artifacts / str(pointer["model_version"])
 
     def published_days(self) -> dict[str, dict[str, Any]]:
-        """The published run of each day, oldest day first; empty before the first night."""
+        """The published run of each day, oldest day first; empty before the first night.
+
+        Raises:
+            ArtifactError: a newer version of this package moved the pointer.
+        """
         if not self.published.is_file():
             return {}
-        days: dict[str, dict[str, Any]] = json.loads(self.published.read_text())["days"]
+        pointer = json.loads(self.published.read_text(encoding="utf-8"))
+        if pointer["format_version"] != POINTER_VERSION:
+            raise ArtifactError(
+                f"{self.published} has format {pointer['format_version']!r}, this version reads "
+                f"{POINTER_VERSION}; install the version of recbole_llm that wrote it"
+            )
+        days: dict[str, dict[str, Any]] = pointer["days"]
         return dict(sorted(days.items()))
 
     def published_run(self, day: str | None) -> dict[str, Any]:
@@ -124,6 +144,12 @@ class Warehouse:
                 f"no table for {day}: {len(days)} days are published, {min(days)} to {max(days)}"
             )
         return days[day]
+
+    def log_run(self, run_id: str, changes: dict[str, Any]) -> None:
+        """Set columns of a run's row in the table ``runs``."""
+        path = self.run_log / f"{run_id}.json"
+        row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        replace_json(path, {**row, **changes})
 
 
 def check_day(text: str) -> str:

@@ -17,33 +17,47 @@ class NightConfig:
     """Events before this day are quarantined."""
     event_types: list[str]
     """Accepted event types; an absent type counts as ``view``."""
+    max_late_days: int
+    """Events delivered up to this many days after the day they happened are merged in their order;
+    later ones are quarantined. The first delivered day may bring events of any age."""
+    max_daily_events: int
+    """A user with more events in a day's delivery is a robot; they are quarantined."""
     max_history: int
     """Newest items kept of a user; all of them count as seen."""
     k: int
     """Items recommended to each user."""
     exclude_seen: bool
     """Never recommend what the user has met."""
+    carry_over: bool
+    """Rank only the users whose history or choice changed since the last published day."""
     partitions: int
-    """Files of a day's table, and tasks that score it."""
+    """Files of a day's state and table, and tasks that score it."""
     users_per_batch: int
     """Users a task holds in memory at once."""
     max_fallback_share: float
     """A larger share of users on the fallback fails the audit."""
     max_row_change: float
     """A row count that differs from the last published day by a larger share fails the audit."""
+    keep_runs: int
+    """Runs that a day's table was before and that stay, to roll back to."""
+    keep_days: int
+    """Days whose state stays to be extended; of older ones the quarantine and the counts stay."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
 
     def __post_init__(self) -> None:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
-                               ("exclude_seen", bool), ("training", dict)):  # fmt: skip
+                               ("exclude_seen", bool), ("carry_over", bool),
+                               ("training", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
-        for name in ("max_history", "k", "partitions", "users_per_batch"):
+        for name, least in (("max_late_days", 0), ("max_daily_events", 1), ("max_history", 1),
+                            ("k", 1), ("partitions", 1), ("users_per_batch", 1), ("keep_runs", 0),
+                            ("keep_days", 1)):  # fmt: skip
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name} must be an integer of at least 1, got {value!r}")
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
         for name in ("max_fallback_share", "max_row_change"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:

@@ -5,19 +5,18 @@ numbers and never becomes visible; what was published before stands.
 """
 
 import datetime
-import fcntl
 import logging
 import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from recbole_llm.errors import AuditError
-from recbole_llm.warehouse import Warehouse, prune_attempts, replace_json
+from recbole_llm.published import publish_run
+from recbole_llm.warehouse import Warehouse, prune_attempts
 from spark_jobs import schemas
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_job
@@ -44,8 +43,8 @@ class Audit:
     """Users with a score that is not finite, or that rises with the rank."""
     bad_seen_users: int
     """Users who are recommended what they have met."""
-    bad_unknown_item_rows: int
-    """Rows whose item is not in the day's catalogue."""
+    bad_unavailable_item_rows: int
+    """Rows whose item is not in the day's catalogue, or not available."""
 
 
 def audit_table(
@@ -87,8 +86,9 @@ def audit_table(
         *(f.coalesce(f.sum(flag.cast("bigint")), f.lit(0)).alias(n) for n, flag in flags.items())
     ).first()
     assert row is not None
-    strange = table.join(items.select("item_id"), on="item_id", how="left_anti").count()
-    return Audit(n_rows=table.count(), bad_unknown_item_rows=strange, **row.asDict())
+    on_sale = items.where("available").select("item_id")
+    strange = table.join(on_sale, on="item_id", how="left_anti").count()
+    return Audit(n_rows=table.count(), bad_unavailable_item_rows=strange, **row.asDict())
 
 
 def find_faults(audit: Audit, config: NightConfig, rows_before: int | None) -> list[str]:
@@ -147,16 +147,17 @@ def publish(job: Job) -> None:
         "publish_seconds": round(time.monotonic() - started, 1),
         "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    log_path = warehouse.run_log / f"{run['run_id']}.json"
     if faults:
-        replace_json(log_path, record)
+        warehouse.log_run(run["run_id"], record)
         raise AuditError(
             f"run {run['run_id']} failed its audit and is not published: {record['faults']}; the "
             f"table of {job.day} is what it was"
         )
-    previous = _move_pointer(warehouse, job.day, run, audit)
-    replace_json(log_path, record)
-    _prune(warehouse, job.day, run, previous)
+    kept = ("ds", "run_id", "path", "features_path", "model_version", "settings", "k")
+    pointer = {**{key: run[key] for key in kept}, "n_rows": audit.n_rows}
+    named = publish_run(warehouse, pointer, job.config.keep_runs)
+    warehouse.log_run(run["run_id"], record)
+    _prune(warehouse, job.day, {Path(path).name for path in named})
     _log.info(
         "published %s: %d rows, %d users (%d on the popular fallback), run %s, %.1f s",
         job.day, audit.n_rows, audit.n_users, audit.n_fallback_users, run["run_id"],
@@ -169,31 +170,8 @@ def _rows_before(warehouse: Warehouse, day: str) -> int | None:
     return int(earlier[-1]["n_rows"]) if earlier else None
 
 
-def _move_pointer(
-    warehouse: Warehouse, day: str, run: dict[str, Any], audit: Audit
-) -> dict[str, Any] | None:
-    """Name the run as its day's table; returns what was named before."""
-    warehouse.root.mkdir(parents=True, exist_ok=True)
-    with (warehouse.root / ".published.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two days published at once must not lose one another
-        days = warehouse.published_days()
-        previous = days.get(day)
-        kept = ("ds", "run_id", "path", "features_path", "model_version", "k")
-        days[day] = {**{key: run[key] for key in kept}, "n_rows": audit.n_rows}
-        replace_json(warehouse.published, {"latest": max(days), "days": days})
-    return previous
-
-
-def _prune(
-    warehouse: Warehouse, day: str, run: dict[str, Any], previous: dict[str, Any] | None
-) -> None:
-    """Delete the day's older attempts; the published one and the one before it stay.
-
-    The one before stays for readers that resolved the pointer a moment ago.
-    """
-    keep = {Path(run["path"]).name}
-    if previous:
-        keep.add(Path(previous["path"]).name)
+def _prune(warehouse: Warehouse, day: str, keep: set[str]) -> None:
+    """Delete the day's attempts that the pointer does not name, as the table or as one of before."""
     for folder in warehouse.runs(day).glob("run_id=*"):
         prune_attempts(folder, keep)
         if not any(folder.iterdir()):

@@ -1,4 +1,8 @@
-"""What a Spark worker does: load the model once, rank batches of users.
+"""What a Spark worker does: load the model once, rank the users of one file of sequences.
+
+A worker reads its file of the state and writes its file of the table by itself, column by column;
+through Spark's rows this would take longer than the ranking. A file is complete before it gets its
+name, and it depends on its input alone, so a task that is tried again writes the same.
 
 This stands in an importable module, not in the job's script, so that a worker keeps the loaded
 model from task to task instead of unpickling the loader with each.
@@ -6,28 +10,40 @@ model from task to task instead of unpickling the loader with each.
 
 import datetime
 import functools
+import os
+import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pyspark.core.broadcast import Broadcast
 
 from recbole_llm.errors import DataError
 from recbole_llm.scoring import Scorer, load_scorer
-from spark_jobs.schemas import REASON_MODEL, REASON_POPULAR, RECOMMENDATIONS_ARROW
+from spark_jobs.carry_over import Base, find_carried
+from spark_jobs.schemas import (
+    REASON_MODEL,
+    REASON_POPULAR,
+    RECOMMENDATIONS_ARROW,
+    SCORED_FILES_ARROW,
+)
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """What may be recommended on a day; broadcast, for it grows with the items."""
+    """What may be recommended on a day, and what stands already; broadcast, for it grows."""
 
     eligible: list[str]
     """Items of the day's catalogue."""
     popular: list[tuple[str, float]]
     """Items by falling share of all events, enough of them to fill any user's fallback."""
+    base: Base | None
+    """The run to carry over from."""
 
 
 @dataclass(frozen=True)
@@ -35,69 +51,160 @@ class RankingTask:
     """What a worker needs to know; the artifact travels as a path."""
 
     artifact: str
+    output: str
+    """Folder of the table."""
     day: datetime.date
     run_id: str
     model_version: str
     k: int
     exclude_seen: bool
+    users_per_batch: int
     generated_at: datetime.datetime
     catalogue: Broadcast[Catalogue]
 
 
-def rank_batches(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterator[pa.RecordBatch]:
-    """Rank the users of each batch, for ``mapInArrow``.
+@dataclass(frozen=True)
+class Lists:
+    """K rows a user, in the users' order and by rank."""
+
+    item_ids: pa.Array
+    """string"""
+    scores: pa.Array
+    """float32"""
+    reasons: pa.Array
+    """string"""
+
+
+class Ranker:
+    """A loaded model, and a day's catalogue in its terms."""
+
+    def __init__(self, scorer: Scorer, catalogue: Catalogue) -> None:
+        self.scorer = scorer
+        self.known = pa.array(scorer.artifact.item_ids, pa.string())
+        self.among = scorer.among(catalogue.eligible)
+        self.popular = catalogue.popular
+
+    def rows_of(self, histories: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) the model's rows of all histories' items, 0 for unknown, and (N,) whose each is."""
+        items = histories.flatten().dictionary_encode()
+        of_each = [self.scorer.row(item) for item in items.dictionary.to_pylist()]
+        rows = np.array(of_each, dtype=np.int64)[items.indices.to_numpy()]
+        return rows, pc.list_parent_indices(histories).to_numpy()
+
+
+def score_files(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterator[pa.RecordBatch]:
+    """Rank the users of whole files, for ``mapInArrow``.
 
     Args:
-        batches: columns ``user_id`` string and ``item_ids`` list of strings, oldest first.
+        batches: column ``path`` string, files of sequences sorted by user.
     Yields:
-        K rows a user in the users' order, ranks rising, schema ``RECOMMENDATIONS_ARROW``.
+        One row a file, schema ``SCORED_FILES_ARROW``.
     Raises:
         DataError: some user has fewer than K items left.
     """
-    scorer = _scorer(task.artifact)
-    catalogue: Catalogue = task.catalogue.value
     for batch in batches:
-        users: list[str] = batch.column("user_id").to_pylist()
-        if not users:
-            continue
-        seqs: list[list[str]] = batch.column("item_ids").to_pylist()
-        yield _rank(scorer, users, seqs, catalogue, task)
+        rows = [score_file(Path(path), task) for path in batch.column("path").to_pylist()]
+        yield pa.RecordBatch.from_pylist(rows, schema=SCORED_FILES_ARROW)
+
+
+def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
+    """Rank the users of one file and write theirs, ``<name>.parquet``; see ``score_files``."""
+    catalogue = task.catalogue.value
+    ranker = Ranker(_scorer(task.artifact), catalogue)
+    file = pq.ParquetFile(path)
+    everybody = file.read(["user_id", "history_hash"]).combine_chunks()
+    carried = find_carried(catalogue.base, everybody["user_id"], everybody["history_hash"], task.k)
+    n_done = n_unknown = 0
+    final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
+    staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
+    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, compression="zstd") as writer:
+        for batch in file.iter_batches(task.users_per_batch, columns=["user_id", "item_ids"]):
+            users, histories = batch.columns
+            starts = carried.starts[n_done : n_done + len(users)]
+            n_done += len(users)
+            anew = np.flatnonzero(starts < 0)
+            lists, unknown = _rank(users, histories, anew, ranker, task)
+            if len(anew) < len(users):
+                lists = _merge(lists, carried.table, starts, task.k)
+            writer.write_batch(_rows(users, lists, task))
+            n_unknown += unknown
+    os.replace(staging, final)
+    return {
+        "file": final.name,
+        "n_users": n_done,
+        "n_carried_users": int((carried.starts >= 0).sum()),
+        "n_unknown_items": n_unknown,
+    }
 
 
 def _rank(
-    scorer: Scorer,
-    users: list[str],
-    seqs: list[list[str]],
-    catalogue: Catalogue,
-    task: RankingTask,
-) -> pa.RecordBatch:
+    users: pa.Array, histories: pa.Array, anew: NDArray[np.int64], ranker: Ranker, task: RankingTask
+) -> tuple[Lists, int]:
+    """The lists of the users that are ranked anew, and how many items of all users are unknown."""
     k = task.k
-    top = scorer.top_k(seqs, k, task.exclude_seen, eligible=catalogue.eligible)
-    items: list[str] = []
-    scores: list[NDArray[np.float32]] = []
-    reasons: list[str] = []
-    for user, seq, ranked, values in zip(users, seqs, top.item_ids, top.scores, strict=True):
-        if ranked:
-            items += ranked
-            scores.append(values)
-            reasons += [REASON_MODEL] * k
-        else:
-            fallback = popular_items(user, seq if task.exclude_seen else [], catalogue.popular, k)
-            items += [item for item, _ in fallback]
-            scores.append(np.array([share for _, share in fallback], dtype=np.float32))
-            reasons += [REASON_POPULAR] * k
-    n = len(users)
+    rows, owners = ranker.rows_of(histories)
+    is_anew = np.zeros(len(users), dtype=bool)
+    is_anew[anew] = True
+    is_read = (rows > 0) & is_anew[owners]
+    lengths = np.bincount(owners[is_read], minlength=len(users))[anew]
+    ranked, scores = ranker.scorer.rank(
+        rows[is_read], lengths, k, task.exclude_seen, ranker.among
+    )  # fmt: skip
+    items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
+    reasons = pc.if_else(pa.array((lengths > 0).repeat(k)), REASON_MODEL, REASON_POPULAR)
+    without = np.flatnonzero(lengths == 0)
+    if len(without):
+        filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
+        for place, user in zip(without.tolist(), anew[without].tolist(), strict=True):
+            seen = histories[user].as_py() if task.exclude_seen else []
+            best = popular_items(users[user].as_py(), seen, ranker.popular, k)
+            filled[place] = [item for item, _ in best]
+            scores[place] = [share for _, share in best]
+        items = pa.array(filled.reshape(-1), pa.string())
+    return Lists(items, pa.array(scores.reshape(-1)), reasons), int((rows == 0).sum())
+
+
+def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) -> Lists:
+    """Put the lists that stand again among the new ones, in the users' order."""
+    stand = starts >= 0
+    n_stand = int(stand.sum())
+    order = np.empty(
+        len(starts), dtype=np.int64
+    )  # the place of each user's list in the two together
+    order[stand] = np.arange(n_stand)
+    order[~stand] = n_stand + np.arange(len(starts) - n_stand)
+    old = before.take(_rows_from(starts[stand], k))
+    rows = _rows_from(order * k, k)
+    reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(old.num_rows, int)))
+    return Lists(
+        pa.concat_arrays([*old["item_id"].chunks, lists.item_ids]).take(rows),
+        pa.concat_arrays([*old["score"].chunks, lists.scores]).take(rows),
+        pa.concat_arrays([reasons, lists.reasons]).take(rows),
+    )
+
+
+def _rows_from(starts: NDArray[np.int64], k: int) -> pa.Array:
+    return pa.array((starts[:, None] + np.arange(k)).reshape(-1))
+
+
+def _rows(users: pa.Array, lists: Lists, task: RankingTask) -> pa.RecordBatch:
+    n, k = len(users), task.k
+    always = pa.array(np.zeros(n * k, int))
+
+    def repeat(value: object, kind: pa.DataType) -> pa.Array:
+        return pa.array([value], kind).take(always)
+
     return pa.RecordBatch.from_arrays(
         [
-            pa.array([task.day] * (n * k), pa.date32()),
-            pa.array(np.repeat(np.array(users, dtype=object), k), pa.string()),
+            repeat(task.day, pa.date32()),
+            users.take(pa.array(np.arange(n).repeat(k))),
             pa.array(np.tile(np.arange(1, k + 1, dtype=np.int16), n)),
-            pa.array(items, pa.string()),
-            pa.array(np.concatenate(scores)),
-            pa.array(reasons, pa.string()),
-            pa.array([task.model_version] * (n * k), pa.string()),
-            pa.array([task.run_id] * (n * k), pa.string()),
-            pa.array([task.generated_at] * (n * k), pa.timestamp("us", tz="UTC")),
+            lists.item_ids,
+            lists.scores,
+            lists.reasons,
+            repeat(task.model_version, pa.string()),
+            repeat(task.run_id, pa.string()),
+            repeat(task.generated_at, pa.timestamp("us", tz="UTC")),
         ],
         schema=RECOMMENDATIONS_ARROW,
     )

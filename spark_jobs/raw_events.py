@@ -4,8 +4,11 @@ A file is JSON lines (.jsonl, .json), CSV with a head (.csv) or Parquet (.parque
 cannot be read at all comes back with its text in ``malformed`` and nulls elsewhere.
 """
 
+from functools import reduce
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -13,41 +16,69 @@ from pyspark.sql import types as t
 from recbole_llm.errors import DataError
 
 MALFORMED = "malformed"
+_DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
 _FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
-def event_files(folder: Path, day: str) -> list[Path]:
-    """Files of all partitions ``ds=YYYY-MM-DD`` up to a day, oldest first.
+def event_files(folder: Path, after: str | None, day: str) -> dict[str, list[Path]]:
+    """Files of the partitions ``ds=YYYY-MM-DD`` after one day up to another, oldest first.
 
+    Args:
+        folder: where the partitions lie.
+        after: the first day to leave out; None takes all from the beginning.
+        day: the last day to take.
     Raises:
-        DataError: that day has no partition, or there is none at all; the message tells which are.
+        DataError: the last day has no partition; the message tells which days have.
     """
-    days = sorted(path.name.removeprefix("ds=") for path in folder.glob("ds=*") if path.is_dir())
+    days = delivered_days(folder)
     if day not in days:
         found = f"found {len(days)} days, {days[0]} to {days[-1]}" if days else "found none"
         raise DataError(
             f"no raw events for {day}: expected the folder {folder}/ds={day}, {found}. Deliver the "
             "day (an empty file if nothing happened) or choose another"
         )
-    return [
-        file
-        for each in days
-        if each <= day
-        for file in sorted((folder / f"ds={each}").iterdir())
-        if _is_data(file)
-    ]
+    return {each: data_files(folder / f"ds={each}") for each in days if (after or "") < each <= day}
 
 
-def catalogue_files(folder: Path) -> list[Path]:
-    """Files of the item catalogue.
+def catalogue_files(folder: Path, after: str | None, day: str) -> dict[str, list[Path]]:
+    """Files of the item catalogues that hold after one day up to another, by their days.
 
+    A catalogue lies in ``ds=YYYY-MM-DD`` and holds until the next one; or it lies in the folder
+    itself and holds always, so that it is every day's.
+
+    Args:
+        folder: where they lie.
+        after: the first day to leave out; None takes all from the beginning.
+        day: the last day to take, and the day of a catalogue without one.
     Raises:
-        DataError: there is none.
+        DataError: there is none, or some lie in partitions and some do not.
     """
-    files = [file for file in sorted(folder.glob("*")) if _is_data(file)]
-    if not files:
-        raise DataError(f"no item catalogue: expected .jsonl, .csv or .parquet files in {folder}")
-    return files
+    undated, days = data_files(folder), delivered_days(folder)
+    if undated and days:
+        raise DataError(
+            f"{folder} holds files ({undated[0].name}) beside the partitions {days[0]} to "
+            f"{days[-1]}; a catalogue is either one for always or one a day"
+        )
+    if undated:
+        return {day: undated}
+    if not days or days[0] > day:
+        raise DataError(
+            f"no item catalogue for {day}: expected .jsonl, .csv or .parquet files in {folder}, or "
+            f"in {folder}/ds=YYYY-MM-DD up to that day; found {days or 'none'}"
+        )
+    return {each: data_files(folder / f"ds={each}") for each in days if (after or "") < each <= day}
+
+
+def delivered_days(folder: Path) -> list[str]:
+    """Days with a partition, oldest first."""
+    return sorted(path.name.removeprefix("ds=") for path in folder.glob("ds=*") if path.is_dir())
+
+
+def data_files(folder: Path) -> list[Path]:
+    """Files of a folder, without hidden ones and markers such as ``_SUCCESS``."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and _is_data(path))
 
 
 def _is_data(file: Path) -> bool:
@@ -63,26 +94,29 @@ def read_raw(
         columns: columns to take; those a file lacks are null.
         required: columns each file with a head must have.
     Returns:
-        One row a record: ``columns`` and ``malformed``, all strings.
+        One row a record: ``columns``, ``malformed``, and ``ds`` from the file's folder (null outside
+        a partition), all strings.
     Raises:
-        DataError: a file of another format, or one without a required column.
+        DataError: a file of another format, a broken one, or one without a required column.
     """
-    by_format: dict[str, list[str]] = {}
+    groups: dict[tuple[str, bytes], list[str]] = {}
     for file in files:
         if file.suffix not in _FORMATS:
             raise DataError(f"{file} is none of {', '.join(_FORMATS)}; convert it or take it away")
-        by_format.setdefault(_FORMATS[file.suffix], []).append(str(file))
-    parts = []
-    for kind, paths in by_format.items():
+        kind = _FORMATS[file.suffix]
+        if kind == "csv" and not file.stat().st_size:
+            continue  # a day without events, which has no head
+        groups.setdefault((kind, _head(file, kind)), []).append(str(file))
+    empty = spark.createDataFrame([], _strings([*columns, MALFORMED, "ds"]))
+    parts = [empty]
+    for (kind, _), paths in groups.items():
         if kind == "json":
             schema = _strings([*columns, MALFORMED])
             frame = (
                 spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).json(paths)
             )
         elif kind == "csv":
-            # A day without events may be an empty file, which has no head.
-            with_head = next((path for path in paths if Path(path).stat().st_size), paths[0])
-            head = spark.read.option("header", True).csv(with_head).columns
+            head = spark.read.option("header", True).csv(paths[0]).columns
             reader = spark.read.schema(_strings([*head, MALFORMED])).option("header", True)
             reader = reader.option("enforceSchema", False)
             frame = reader.option("columnNameOfCorruptRecord", MALFORMED).csv(paths)
@@ -100,11 +134,24 @@ def read_raw(
             else f.lit(None).cast("string").alias(name)
             for name in [*columns, MALFORMED]
         ]
+        present.append(
+            f.nullif(f.regexp_extract("_metadata.file_path", _DS, 1), f.lit("")).alias("ds")
+        )
         parts.append(frame.select(present))
-    result = parts[0]
-    for part in parts[1:]:
-        result = result.unionByName(part)
-    return result
+    return reduce(DataFrame.unionByName, parts[1:] or parts)
+
+
+def _head(file: Path, kind: str) -> bytes:
+    """What files must share to be read together: the columns, where the file itself names them."""
+    if kind == "csv":
+        with file.open("rb") as opened:
+            return opened.readline()
+    if kind == "parquet":
+        try:
+            return str(pq.read_schema(file)).encode()
+        except pa.ArrowInvalid as error:
+            raise DataError(f"{file} is no whole Parquet file: {error}; deliver it again") from None
+    return b""
 
 
 def _strings(names: list[str]) -> t.StructType:

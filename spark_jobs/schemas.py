@@ -7,6 +7,21 @@ REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 OPTIONAL_EVENT_COLUMNS = ("rating", "event_type")
 EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
 ITEM_COLUMNS = ("item_id", "title", "category", "description")
+RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available")
+
+# Every event that was read, typed, with what is wrong with it.
+CHECKED_EVENTS = t.StructType(
+    [
+        t.StructField("user_id", t.StringType()),
+        t.StructField("item_id", t.StringType()),
+        # Unix seconds, UTC.
+        t.StructField("timestamp", t.LongType()),
+        # The day of its delivery.
+        t.StructField("ds", t.DateType()),
+        t.StructField("reason", t.StringType()),
+        t.StructField("raw", t.StringType()),
+    ]
+)
 
 SEQUENCES = t.StructType(
     [
@@ -17,6 +32,8 @@ SEQUENCES = t.StructType(
         t.StructField("timestamps", t.ArrayType(t.LongType(), containsNull=True)),
         t.StructField("n_events", t.LongType()),
         t.StructField("n_duplicates", t.LongType()),
+        # Of item_ids: equal histories have equal ones.
+        t.StructField("history_hash", t.LongType()),
     ]
 )
 
@@ -27,6 +44,19 @@ ITEMS = t.StructType(
         t.StructField("category", t.StringType()),
         t.StructField("description", t.StringType()),
         t.StructField("n_events", t.LongType()),
+        # The first day whose catalogue held it.
+        t.StructField("first_seen", t.DateType()),
+        # Whether the newest catalogue holds it and does not say otherwise.
+        t.StructField("available", t.BooleanType()),
+    ]
+)
+
+# Accepted events that a late copy could still repeat.
+RECENT = t.StructType(
+    [
+        t.StructField("user_id", t.StringType()),
+        t.StructField("item_id", t.StringType()),
+        t.StructField("timestamp", t.LongType()),
     ]
 )
 
@@ -65,6 +95,25 @@ RECOMMENDATIONS_ARROW = pa.schema(
         ("model_version", pa.string()),
         ("run_id", pa.string()),
         ("generated_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+# What a worker tells of a file that it has written.
+SCORED_FILES = t.StructType(
+    [
+        t.StructField("file", t.StringType()),
+        t.StructField("n_users", t.LongType()),
+        t.StructField("n_carried_users", t.LongType()),
+        t.StructField("n_unknown_items", t.LongType()),
+    ]
+)
+
+SCORED_FILES_ARROW = pa.schema(
+    [
+        ("file", pa.string()),
+        ("n_users", pa.int64()),
+        ("n_carried_users", pa.int64()),
+        ("n_unknown_items", pa.int64()),
     ]
 )
 

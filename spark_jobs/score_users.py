@@ -7,61 +7,120 @@ has the same id and the same rows. Nothing is visible to readers until ``publish
 import datetime
 import functools
 import hashlib
+import json
 import logging
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as f
 
 from recbole_llm.errors import DataError
 from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
+from spark_jobs.carry_over import Base
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_job
-from spark_jobs.ranking import Catalogue, RankingTask, rank_batches
+from spark_jobs.ranking import Catalogue, RankingTask, score_files
 
 _log = logging.getLogger(__name__)
 
 
-def score_sequences(sequences: DataFrame, task: RankingTask, partitions: int) -> DataFrame:
-    """Rank items for each row of ``sequences``; schema ``RECOMMENDATIONS``, sorted by user.
-
-    The input is brought in order, not the output: sorting the output would rank everybody twice,
-    once to find the sort's borders.
-    """
-    in_order = (
-        sequences.select("user_id", "item_ids")
-        .repartitionByRange(partitions, "user_id")
-        .sortWithinPartitions("user_id")
-    )
-    return in_order.mapInArrow(functools.partial(rank_batches, task=task), schemas.RECOMMENDATIONS)
-
-
-def read_catalogue(items: DataFrame, n_popular: int) -> Catalogue:
-    """Take the day's items to the driver, to be broadcast.
+def read_catalogue(items: DataFrame, n_popular: int, base: Base | None) -> Catalogue:
+    """Take the day's available items to the driver, to be broadcast.
 
     Args:
         items: schema ``ITEMS``.
         n_popular: how many popular items to keep.
+        base: passed on.
     """
     rows = (
-        items.orderBy(f.col("n_events").desc(), "item_id").select("item_id", "n_events").collect()
+        items.where("available")
+        .orderBy(f.col("n_events").desc(), "item_id")
+        .select("item_id", "n_events")
+        .collect()
     )
     total = sum(row["n_events"] for row in rows) or 1
     return Catalogue(
         eligible=[row["item_id"] for row in rows],
         popular=[(row["item_id"], row["n_events"] / total) for row in rows[:n_popular]],
+        base=base,
     )
 
 
-def make_run_id(
-    day: str, features_fingerprint: str, artifact: Artifact, config: NightConfig
-) -> str:
+def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) -> Base | None:
+    """The newest run published for an earlier day that this one can carry over from.
+
+    None where there is none, where the model or a setting is another, where a table or state was
+    deleted, or where an item can be recommended now that could not be then.
+    """
+    earlier = [run for day, run in job.warehouse.published_days().items() if day < job.day]
+    if not job.config.carry_over or not earlier:
+        return None
+    run = earlier[-1]
+    root = job.warehouse.root
+    table, state = root / run["path"], root / run["features_path"]
+    if (
+        run.get("settings") != run_settings(artifact, job.config)
+        or not table.is_dir()
+        or not (state / "sequences").is_dir()
+    ):
+        return None
+    then, now = (
+        _available(job.spark, folder) & set(artifact.item_ids)
+        for folder in (state, root / features["path"])
+    )
+    if now - then:
+        return None
+    return Base(str(table), str(state / "sequences"), sorted(then - now))
+
+
+def _available(spark: SparkSession, features: Path) -> set[str]:
+    items = spark.read.schema(schemas.ITEMS).parquet(str(features / "items"))
+    return {row["item_id"] for row in items.where("available").select("item_id").collect()}
+
+
+def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
+    """What a run's lists depend on beside the day's state."""
+    return {
+        "model_version": artifact.model_version,
+        "k": config.k,
+        "exclude_seen": config.exclude_seen,
+    }
+
+
+def make_run_id(day: str, features_fingerprint: str, settings: dict[str, Any]) -> str:
     """``<day>-<hash>``: the same inputs give the same id."""
-    inputs = f"{features_fingerprint} {artifact.model_version} {config.k} {config.exclude_seen}"
+    inputs = f"{features_fingerprint} {json.dumps(settings, sort_keys=True)}"
     return f"{day}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}"
+
+
+def score_sequences(spark: SparkSession, files: list[str], task: RankingTask) -> list[Row]:
+    """Rank the users of files of sequences, a task a file; one row a file, ``SCORED_FILES``.
+
+    The files hold users in order, so the table's files do.
+    """
+    numbered = spark.createDataFrame(list(enumerate(files)), "number int, path string")
+    one_each = numbered.repartitionById(len(files), "number").select("path")
+    return one_each.mapInArrow(
+        functools.partial(score_files, task=task), schemas.SCORED_FILES
+    ).collect()
+
+
+def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
+    """The files that the workers tell of are the ones that are there, and everybody is in them."""
+    for path in attempt.glob(".*"):
+        path.unlink()  # of a task that was killed
+    told, found = {row["file"] for row in scored}, {path.name for path in attempt.glob("*.parquet")}
+    n_scored = sum(row["n_users"] for row in scored)
+    if told != found or n_scored != n_users:
+        raise DataError(
+            f"{len(found)} files with {n_scored} users were written to {attempt}, {len(told)} with "
+            f"{n_users} were expected; score the day again"
+        )
 
 
 def score(job: Job) -> None:
@@ -78,10 +137,9 @@ def score(job: Job) -> None:
                      artifact.model_version, data_cut, job.day)  # fmt: skip
 
     path = warehouse.root / features["path"]
-    sequences = spark.read.parquet(str(path / "sequences"))
-    catalogue = read_catalogue(
-        spark.read.parquet(str(path / "items")), n_popular=config.k + config.max_history
-    )
+    base = find_run_to_carry(job, artifact, features)
+    items = spark.read.schema(schemas.ITEMS).parquet(str(path / "items"))
+    catalogue = read_catalogue(items, config.k + config.max_history, base)
     n_rankable = len(set(artifact.item_ids) & set(catalogue.eligible))
     if n_rankable < config.k:
         raise DataError(
@@ -89,26 +147,29 @@ def score(job: Job) -> None:
             f"{len(catalogue.eligible)} items in the catalogue of {job.day}; train on this "
             "catalogue or lower k"
         )
-    run_id = make_run_id(job.day, features["fingerprint"], artifact, config)
+    settings = run_settings(artifact, config)
+    run_id = make_run_id(job.day, features["fingerprint"], settings)
+    attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
+    attempt.mkdir(parents=True)
     day = datetime.date.fromisoformat(job.day)
     task = RankingTask(
         artifact=str(artifact_path),
+        output=str(attempt),
         day=day,
         run_id=run_id,
         model_version=artifact.model_version,
         k=config.k,
         exclude_seen=config.exclude_seen,
+        users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.
         generated_at=datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
         + datetime.timedelta(days=1),
         catalogue=spark.sparkContext.broadcast(catalogue),
     )
-    attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
-    score_sequences(sequences, task, config.partitions).write.parquet(str(attempt))
-
-    known = spark.createDataFrame([(item,) for item in artifact.item_ids], "item_id string")
-    met = sequences.select(f.explode("item_ids").alias("item_id"))
-    n_unknown = met.join(known, on="item_id", how="left_anti").count()
+    files = sorted(str(file) for file in (path / "sequences").glob("*.parquet"))
+    scored = score_sequences(spark, files, task)
+    _check_files(scored, attempt, features["n_users"])
+    n_carried = sum(row["n_carried_users"] for row in scored)
     seconds = round(time.monotonic() - started, 1)
     replace_json(
         warehouse.runs(job.day) / "scored.json",
@@ -120,22 +181,26 @@ def score(job: Job) -> None:
             "features_path": features["path"],
             "model_version": artifact.model_version,
             "model_data_cut": data_cut,
+            "settings": settings,
             "k": config.k,
             "raw_rows": features["raw_rows"],
             "accepted_rows": features["accepted_rows"],
+            "late_rows": features["late_rows"],
             "quarantined_rows": features["quarantined_rows"],
             "duplicate_rows": features["duplicate_rows"],
             "n_users": features["n_users"],
             "n_items": features["n_items"],
-            "n_unknown_items": n_unknown,
+            "n_unknown_items": sum(row["n_unknown_items"] for row in scored),
+            "n_carried_users": n_carried,
+            "carried_from": base.table if base else None,
             "features_seconds": features["seconds"],
             "score_seconds": seconds,
             "started_at": started_at.isoformat(timespec="seconds"),
         },
     )
     _log.info(
-        "scored %s: %d users x %d items by model %s, %d history items unknown to it, run %s, %.1f s",
-        job.day, features["n_users"], config.k, artifact.model_version, n_unknown, run_id, seconds,
+        "scored %s: %d users x %d items by model %s (%d carried over), run %s, %.1f s",
+        job.day, features["n_users"], config.k, artifact.model_version, n_carried, run_id, seconds,
     )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
-"""Rank the catalogue for sequences of items, block by block of the item matrix."""
+"""Rank the catalogue for sequences of items."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,10 @@ from recbole_llm.errors import ArtifactError, DataError
 from recbole_llm.layers import RepeatBias, SequenceEncoder, last_states, score_vectors
 from recbole_llm.losses import Adjustments, no_adjustments
 from recbole_llm.scoring.artifact import Artifact, load_artifact
+from recbole_llm.scoring.topk import TopItems
 
 _BATCH = 256
 """Sequences encoded and ranked together."""
-_BLOCK = 65_536
-"""Item rows multiplied together: 16 MiB of vectors at H = 64."""
 
 
 @dataclass(frozen=True)
@@ -58,26 +57,37 @@ class Scorer:
         if self._repeats is not None:
             self._repeats.to(self.device)
         self._items = artifact.item_matrix.to(self.device)  # (V, H)
-        self._targets = score_vectors(self._items, self._config)  # (V, H)
-        self._bias = artifact.item_bias.to(self.device)  # (V,)
         self._row = {item_id: row for row, item_id in enumerate(artifact.item_ids, start=1)}
+        self._all_items = self._top_items(None)
 
     @property
     def n_items(self) -> int:
         """Items that can be ranked."""
         return len(self.artifact.item_ids)
 
-    def knows(self, item_id: str) -> bool:
-        """Whether the model can rank this item and read it in a sequence."""
-        return item_id in self._row
+    def row(self, item_id: str) -> int:
+        """An item's row of the item matrix; 0 for one that the model cannot read or rank."""
+        return self._row.get(item_id, 0)
 
-    @torch.inference_mode()
+    def among(self, item_ids: Iterable[str]) -> TopItems:
+        """Prepare a choice of items that ``rank`` and ``top_k`` may be restricted to.
+
+        Args:
+            item_ids: external ids; those that the model does not know are left out.
+        """
+        rows = sorted({self._row[item] for item in item_ids if item in self._row})
+        return self._top_items(torch.tensor(rows, dtype=torch.int64, device=self.device))
+
+    def _top_items(self, rows: Tensor | None) -> TopItems:
+        targets = score_vectors(self._items, self._config)
+        return TopItems(targets, self.artifact.item_bias.to(self.device), rows)
+
     def top_k(
         self,
         item_seqs: Sequence[Sequence[str]],
         k: int,
         exclude_seen: bool = True,
-        eligible: Sequence[str] | None = None,
+        eligible: Iterable[str] | TopItems | None = None,
     ) -> TopK:
         """Rank items for each sequence.
 
@@ -86,96 +96,109 @@ class Scorer:
                 ``max_seq_length`` known items are read; all of them count as seen.
             k: items wanted.
             exclude_seen: leave out what the sequence holds.
-            eligible: the only items that may be ranked; None allows the whole catalogue.
+            eligible: the only items that may be ranked, best prepared by ``among``; None allows the
+                whole catalogue.
         Raises:
             DataError: fewer than ``k`` items are left for some sequence.
         """
-        allowed = self._allowed(eligible)
+        choice = eligible
+        if choice is not None and not isinstance(choice, TopItems):
+            choice = self.among(choice)
         rows = [[self._row[item] for item in seq if item in self._row] for seq in item_seqs]
-        n_eligible = self.n_items if allowed is None else int(allowed.sum())
-        for seq in rows:
-            n_seen = len(set(seq)) if exclude_seen else 0
-            if seq and n_eligible - n_seen < k:
-                # Seen items may be ineligible anyway, so count exactly before refusing.
-                left = n_eligible - sum(
-                    allowed is None or bool(allowed[row]) for row in set(seq) if exclude_seen
-                )
-                if left < k:
-                    raise DataError(
-                        f"k={k} items were asked for, but {left} of {n_eligible} eligible items are "
-                        f"left for a sequence that has seen {n_seen}; lower k or allow repeats"
-                    )
-        item_ids: list[list[str]] = [[] for _ in rows]
-        scores: list[NDArray[np.float32]] = [np.empty(0, np.float32) for _ in rows]
-        usable = [index for index, seq in enumerate(rows) if seq]
-        for start in range(0, len(usable), _BATCH):
-            batch = usable[start : start + _BATCH]
-            seen = [rows[index] for index in batch]
-            states, adjustments = self._encode(seen)
-            if exclude_seen:
-                adjustments = _exclusions(seen, self.device)
-            values, found = self._rank(states, adjustments, k, allowed)
-            for index, value, row in zip(batch, values.cpu().numpy(), found.tolist(), strict=True):
-                item_ids[index] = [self.artifact.item_ids[r - 1] for r in row]
-                scores[index] = value
+        lengths = np.array([len(seq) for seq in rows], dtype=np.int64)
+        flat = np.array([row for seq in rows for row in seq], dtype=np.int64)
+        ranked, scores = self.rank(flat, lengths, k, exclude_seen, choice)
+        ids = self.artifact.item_ids
         return TopK(
-            item_ids,
-            scores,
-            n_known=[len(seq) for seq in rows],
-            n_unknown=sum(map(len, item_seqs)) - sum(map(len, rows)),
+            [
+                [ids[row - 1] for row in best] if n else []
+                for best, n in zip(ranked.tolist(), lengths, strict=True)
+            ],
+            [best if n else best[:0] for best, n in zip(scores, lengths, strict=True)],
+            n_known=lengths.tolist(),
+            n_unknown=sum(map(len, item_seqs)) - len(flat),
         )
 
-    def _allowed(self, eligible: Sequence[str] | None) -> Tensor | None:
-        if eligible is None:
-            return None
-        allowed = torch.zeros(len(self._items), dtype=torch.bool, device=self.device)
-        allowed[[self._row[item] for item in eligible if item in self._row]] = True
-        return allowed
+    @torch.inference_mode()
+    def rank(
+        self,
+        rows: NDArray[np.int64],
+        lengths: NDArray[np.int64],
+        k: int,
+        exclude_seen: bool = True,
+        among: TopItems | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Rank items for sequences of the artifact's rows, one after the other in one array.
 
-    def _encode(self, rows: list[list[int]]) -> tuple[Tensor, Adjustments]:
-        """(B, H) states, ready for a product with item vectors, and what repeats add to it."""
-        longest = min(max(map(len, rows)), self._config.max_seq_length)
-        item_seq = torch.zeros(len(rows), longest, dtype=torch.int64)
-        for index, seq in enumerate(rows):
-            recent = seq[-longest:]
-            item_seq[index, : len(recent)] = torch.tensor(recent)
-        item_seq = item_seq.to(self.device)
-        item_seq_len = (item_seq > 0).sum(1)
-        states = last_states(self._encoder, self._items, item_seq, item_seq_len)
-        adjustments = no_adjustments(states)
-        if self._repeats is not None:
-            users = torch.arange(len(rows), device=self.device)
-            adjustments = self._repeats(item_seq, users, item_seq_len - 1)
-        return score_vectors(states, self._config), adjustments
+        Args:
+            rows: (sum of lengths,) rows of the item matrix, 1..V-1, each sequence oldest first.
+            lengths: (B,) items of each sequence; one without any is not ranked.
+            k: items wanted.
+            exclude_seen: leave out what the sequence holds.
+            among: the only items that may be ranked, from ``among``; None allows all.
+        Returns:
+            (B, K) rows, best first, and (B, K) scores, not rising; zeros for empty sequences.
+        Raises:
+            DataError: fewer than ``k`` items are left for some sequence.
+        """
+        choice = among or self._all_items
+        ranked = np.zeros((len(lengths), k), dtype=np.int64)
+        scores = np.zeros((len(lengths), k), dtype=np.float32)
+        ends = lengths.cumsum()
+        usable = np.flatnonzero(lengths)
+        for start in range(0, len(usable), _BATCH):
+            batch = usable[start : start + _BATCH]
+            # Sequences between them are empty, so theirs stand together.
+            part = rows[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
+            best_scores, best = self._rank(
+                torch.from_numpy(part).to(self.device),
+                torch.from_numpy(lengths[batch]).to(self.device),
+                k, exclude_seen, choice,
+            )  # fmt: skip
+            n_left = (best_scores > -torch.inf).sum(1).min()
+            if best.shape[1] < k or n_left < k:
+                raise DataError(
+                    f"k={k} items were asked for, but {int(n_left)} of {choice.n_items} eligible "
+                    "items are left for a sequence; lower k or allow repeats"
+                )
+            ranked[batch], scores[batch] = best.cpu().numpy(), best_scores.cpu().numpy()
+        return ranked, scores
+
+    @torch.inference_mode()
+    def encode(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Read sequences, as ``rank`` takes them.
+
+        Args:
+            rows: (sum of lengths,) int64.
+            lengths: (B,) int64, at least 1 each.
+        Returns:
+            (B, H) states, whose product with item vectors is the score; (B, L) the rows that were
+            read, right-padded with 0; (B,) how many.
+        """
+        owners = torch.arange(len(lengths), device=self.device).repeat_interleave(lengths)
+        recent = lengths.clamp(max=self._config.max_seq_length)
+        # Of each sequence the last items, moved to the start of a line.
+        places = torch.arange(len(rows), device=self.device) - (lengths.cumsum(0) - recent)[owners]
+        is_read = places >= 0
+        item_seq = rows.new_zeros(len(lengths), int(recent.max()))
+        item_seq[owners[is_read], places[is_read]] = rows[is_read]
+        states = last_states(self._encoder, self._items, item_seq, recent)
+        return score_vectors(states, self._config), item_seq, recent
 
     def _rank(
-        self, states: Tensor, adjustments: Adjustments, k: int, allowed: Tensor | None
+        self, rows: Tensor, lengths: Tensor, k: int, exclude_seen: bool, among: TopItems
     ) -> tuple[Tensor, Tensor]:
-        """(B, K) scores and item rows, best first; equal scores come in no promised order."""
-        best_scores = states.new_full((len(states), 0), 0.0)
-        best_rows = torch.zeros(len(states), 0, dtype=torch.int64, device=self.device)
-        users, items, values = adjustments
-        for start in range(1, len(self._targets), _BLOCK):
-            block = self._targets[start : start + _BLOCK]
-            bias = self._bias[start : start + _BLOCK]
-            scores = torch.addmm(bias, states, block.T)  # (B, block)
-            if allowed is not None:
-                scores[:, ~allowed[start : start + _BLOCK]] = -torch.inf
-            inside = (items >= start) & (items < start + len(block))
-            scores[users[inside], items[inside] - start] += values[inside]
-            top, index = scores.topk(min(k, len(block)), dim=1)
-            best_rows = torch.cat([best_rows, index + start], dim=1)
-            best_scores = torch.cat([best_scores, top], dim=1)
-            best_scores, order = best_scores.topk(min(k, best_scores.shape[1]), dim=1)
-            best_rows = best_rows.gather(1, order)
-        return best_scores, best_rows
-
-
-def _exclusions(seen: list[list[int]], device: torch.device) -> Adjustments:
-    """Minus infinity for every item of every sequence."""
-    pairs = [(user, item) for user, rows in enumerate(seen) for item in set(rows)]
-    users, items = torch.tensor(pairs, dtype=torch.int64, device=device).view(-1, 2).unbind(1)
-    return Adjustments(users, items, torch.full(users.shape, -torch.inf, device=device))
+        """(B, K) scores and rows."""
+        states, item_seq, recent = self.encode(rows, lengths)
+        users = torch.arange(len(lengths), device=self.device)
+        if exclude_seen:
+            out = torch.full(rows.shape, -torch.inf, device=self.device)
+            adjustments = Adjustments(users.repeat_interleave(lengths), rows, out)
+        elif self._repeats is not None:
+            adjustments = self._repeats(item_seq, users, recent - 1)
+        else:
+            adjustments = no_adjustments(states)
+        return among(states, adjustments, k)
 
 
 def load_scorer(path: Path | str, device: str = "cpu") -> Scorer:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.warehouse import Warehouse, check_day, prune_attempts, replace_json
 
 
@@ -44,8 +44,15 @@ def test_what_is_absent_is_told_with_what_to_do(tmp_path: Path) -> None:
 def test_the_latest_day_is_the_newest_not_the_last_written(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     days = {"2024-05-02": {"path": "b"}, "2024-05-01": {"path": "a"}}
-    replace_json(warehouse.published, {"days": days})
+    replace_json(warehouse.published, {"format_version": 1, "days": days})
     assert warehouse.published_run(None) == {"path": "b"}
     assert warehouse.published_run("2024-05-01") == {"path": "a"}
     with pytest.raises(NotFoundError, match="2 days are published, 2024-05-01 to 2024-05-02"):
         warehouse.published_run("2024-06-01")
+
+
+def test_a_pointer_of_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    replace_json(warehouse.published, {"format_version": 2, "tables": {}})
+    with pytest.raises(ArtifactError, match="format 2, this version reads 1; install"):
+        warehouse.published_run(None)

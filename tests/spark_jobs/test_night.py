@@ -19,6 +19,7 @@ from pyspark.sql.pandas.types import to_arrow_schema
 
 from recbole_llm.cli import main as cli
 from recbole_llm.errors import ArtifactError, AuditError, ConfigError, DataError, NotFoundError
+from recbole_llm.published import roll_back
 from recbole_llm.query import connect, lookup, run_sql
 from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
@@ -134,9 +135,21 @@ def test_a_repeated_night_replaces_only_its_day_with_the_same_rows(night: Any) -
     assert _table(warehouse) == first
     assert warehouse.published_run("2024-05-01") == other
     assert warehouse.published_run(DAY)["path"] != before["path"]
-    night(DAY)
+    for _ in range(2):
+        night(DAY)
     kept = [path for path in warehouse.runs(DAY).glob("run_id=*/*") if path.is_dir()]
-    assert len(kept) == 2
+    assert len(kept) == 3  # the table, and two to roll back to
+    roll_back(warehouse, DAY)
+    assert _table(warehouse) == first
+
+
+def test_a_lookup_after_the_days_state_was_deleted(night: Any) -> None:
+    for day in ("2024-05-01", DAY, "2024-05-03"):
+        warehouse = night(day, keep_days=1)
+    found = lookup(warehouse, "u1", "2024-05-01", k=3)
+    assert [row["title"][:8] for row in found.recommendations] == ["Title of"] * 3
+    assert found.history == []
+    assert len(lookup(warehouse, "u1", DAY).history) == 5
 
 
 def test_runs_and_quarantine_can_be_queried(
@@ -148,13 +161,13 @@ def test_runs_and_quarantine_can_be_queried(
         " n_rows, n_fallback_users FROM runs ORDER BY ds",
     ).fetchall()
     assert runs == [
-        ("2024-05-01", "published", 42, 42, 33, 1), (DAY, "published", 84, 84, 33, 1)
+        ("2024-05-01", "published", 42, 42, 33, 1), (DAY, "published", 42, 42, 33, 1)
     ]  # fmt: skip
     database = connect(published)
     count = "SELECT count(*), count(DISTINCT ds) FROM {}"
     assert database.execute(count.format("recommendations")).fetchall() == [(66, 2)]
     assert database.execute(count.format("recommendations_latest")).fetchall() == [(33, 1)]
-    assert database.execute(count.format("quarantine")).fetchall() == [(6, 2)]
+    assert database.execute(count.format("quarantine")).fetchall() == [(4, 2)]
     root = ["--warehouse", str(published.root)]
     assert cli(["sql", *root, "--json", "SELECT count(*) AS n FROM recommendations"]) == 0
     assert capsys.readouterr().out == '{"n": 66}\n'
@@ -221,7 +234,7 @@ _SPOILT = {
     "score_users=1 ": f"SELECT * REPLACE (if({_FIRST}, -99, score)::float AS score) FROM rows",
     "score_users=1  ": f"SELECT * REPLACE (if({_FIRST}, 'inf', score)::float AS score) FROM rows",
     "seen_users=1": f"SELECT * REPLACE (if({_FIRST}, 'i1', item_id) AS item_id) FROM rows",
-    "unknown_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
+    "unavailable_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
 }
 
 

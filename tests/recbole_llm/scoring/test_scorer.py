@@ -66,12 +66,9 @@ def test_batch_equals_single(ranker: Scorer) -> None:
         np.testing.assert_allclose(alone.scores[0], together.scores[n], atol=1e-5)
 
 
-def test_small_blocks_and_batches_change_nothing(
-    ranker: Scorer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seqs = [[IDS[n], IDS[n + 3]] for n in range(10)]
+def test_small_batches_change_nothing(ranker: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    seqs = [[IDS[n], IDS[n + 3]][: n % 3] for n in range(10)]
     whole = ranker.top_k(seqs, 7)
-    monkeypatch.setattr(scorer, "_BLOCK", 4)  # smaller than k
     monkeypatch.setattr(scorer, "_BATCH", 3)
     assert ranker.top_k(seqs, 7).item_ids == whole.item_ids
 
@@ -103,7 +100,8 @@ def test_too_few_items_left(
 
 def test_seen_items_that_are_not_eligible_do_not_count(ranker: Scorer) -> None:
     eligible = ["i0", "i1", "i2"]
-    assert sorted(ranker.top_k([["i9"]], 3, eligible=eligible).item_ids[0]) == eligible
+    for choice in (eligible, ranker.among(eligible)):
+        assert sorted(ranker.top_k([["i9"]], 3, eligible=choice).item_ids[0]) == eligible
 
 
 def test_weights_of_another_network() -> None:

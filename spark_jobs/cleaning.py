@@ -1,0 +1,144 @@
+"""Type raw rows and say what is wrong with them; nothing is dropped.
+
+A row has at most one reason: the first fault of a stated list. Each is judged by the day it was
+delivered, so the outcome is the same whether days are read one by one or together.
+"""
+
+import datetime
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, Window
+from pyspark.sql import functions as f
+
+from spark_jobs import schemas
+from spark_jobs.config import NightConfig
+from spark_jobs.raw_events import MALFORMED
+
+UNKNOWN_ITEM = "unknown_item"
+ROBOT = "robot"
+_SECONDS_A_DAY = 86_400
+_MAX_ID_LENGTH = 256
+_ODD_IN_IDS = '[\\p{Cntrl}"]'
+"""Control characters and double quotes: RecBole's files, like many a tool's, take them for markup."""
+
+
+def check_events(
+    raw: DataFrame, items: DataFrame, first_ds: datetime.date, config: NightConfig
+) -> DataFrame:
+    """Type each event and say what is wrong with it.
+
+    Args:
+        raw: string columns ``EVENT_COLUMNS``, ``malformed`` and ``ds``, the day of delivery.
+        items: ``item_id``, unique, and ``first_seen``.
+        first_ds: the first delivered day, whose events may be of any age.
+        config: ``first_day``, ``event_types``, ``max_late_days`` and ``max_daily_events`` count.
+    Returns:
+        ``user_id``, ``item_id``, ``timestamp`` (bigint, Unix seconds), ``ds`` (date), ``reason``
+        (null when the row is good) and ``raw`` (the record as JSON).
+    """
+    as_seconds = f.coalesce(
+        f.col("timestamp").try_cast("double").try_cast("bigint"),
+        f.unix_seconds(f.try_to_timestamp(f.col("timestamp"))),
+    )
+    delivered = f.col("ds").cast("date")
+    midnight = f.unix_date(delivered).cast("bigint") * _SECONDS_A_DAY
+    from_s = _days(config.first_day) * _SECONDS_A_DAY
+    is_late = as_seconds < midnight - config.max_late_days * _SECONDS_A_DAY
+    rating = f.col("rating").try_cast("double")
+    event_type = f.coalesce(f.col("event_type"), f.lit("view"))
+    faults: list[tuple[Column, str]] = [
+        (f.col(MALFORMED).isNotNull(), "malformed_record"),
+        (_is_blank("user_id"), "missing_user_id"),
+        (_is_odd("user_id"), "bad_user_id"),
+        (_is_blank("item_id"), "missing_item_id"),
+        (_is_odd("item_id"), "bad_item_id"),
+        (as_seconds.isNull(), "bad_timestamp"),
+        (as_seconds < from_s, "timestamp_outside_calendar"),
+        (as_seconds >= midnight + _SECONDS_A_DAY, "timestamp_outside_calendar"),
+        (is_late & (delivered != f.lit(first_ds)), "too_late"),
+        (~event_type.isin(config.event_types), "unknown_event_type"),
+        (f.col("rating").isNotNull() & (rating.isNull() | f.isnan(rating)), "bad_rating"),
+        (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
+    ]
+    # The catalogue is unique in item_id, so the join keeps the number of events.
+    known = items.select(f.col("item_id").alias("known_id"), "first_seen")
+    checked = raw.join(known, f.trim("item_id") == f.col("known_id"), how="left").select(
+        f.trim("user_id").alias("user_id"),
+        f.trim("item_id").alias("item_id"),
+        as_seconds.alias("timestamp"),
+        delivered.alias("ds"),
+        first_fault(faults).alias("reason"),
+        f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.EVENT_COLUMNS))).alias("raw"),
+    )
+    return _mark_robots(checked, config.max_daily_events)
+
+
+def _mark_robots(events: DataFrame, max_daily_events: int) -> DataFrame:
+    robots = (
+        events.where(f.col("reason").isNull() | (f.col("reason") == UNKNOWN_ITEM))
+        .groupBy("user_id", "ds")
+        .count()
+        .where(f.col("count") > max_daily_events)
+        .select("user_id", "ds", f.lit(True).alias("is_robot"))
+    )
+    is_robot = f.col("is_robot").isNotNull() & (
+        f.col("reason").isNull() | (f.col("reason") == UNKNOWN_ITEM)
+    )
+    # Few users, so that the events are not shuffled.
+    return events.join(f.broadcast(robots), on=["user_id", "ds"], how="left").select(
+        "user_id", "item_id", "timestamp", "ds",
+        f.when(is_robot, f.lit(ROBOT)).otherwise(f.col("reason")).alias("reason"), "raw",
+    )  # fmt: skip
+
+
+def check_items(raw: DataFrame) -> DataFrame:
+    """Type the catalogue and say what is wrong with a row.
+
+    Args:
+        raw: string columns ``RAW_ITEM_COLUMNS``, ``malformed`` and ``ds``.
+    Returns:
+        ``ITEM_COLUMNS``, ``available`` (boolean), ``ds`` (date), ``reason`` and ``raw``. Of a day's
+        rows with one id the first by its text is kept, the others are ``duplicate_item``.
+    """
+    available = f.trim(f.coalesce("available", f.lit("")))
+    rows = raw.select(
+        f.trim("item_id").alias("item_id"),
+        *(f.trim(f.coalesce(name, f.lit(""))).alias(name) for name in schemas.ITEM_COLUMNS[1:]),
+        f.when(available == "", f.lit(True))
+        .otherwise(available.try_cast("boolean"))
+        .alias("available"),
+        f.col("ds").cast("date").alias("ds"),
+        f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.RAW_ITEM_COLUMNS))).alias("raw"),
+        MALFORMED,
+    )
+    faults: list[tuple[Column, str]] = [
+        (f.col(MALFORMED).isNotNull(), "malformed_record"),
+        (_is_blank("item_id"), "missing_item_id"),
+        (_is_odd("item_id"), "bad_item_id"),
+        (f.col("available").isNull(), "bad_available"),
+    ]
+    rows = rows.withColumn("reason", first_fault(faults)).drop(MALFORMED)
+    copies = Window.partitionBy("item_id", "ds", "reason").orderBy("raw")
+    is_copy = f.col("reason").isNull() & (f.row_number().over(copies) > 1)
+    return rows.withColumn("reason", f.when(is_copy, "duplicate_item").otherwise(f.col("reason")))
+
+
+def first_fault(faults: list[tuple[Column, str]]) -> Column:
+    """The reason of the first condition that holds; null when none does."""
+    return reduce(
+        lambda later, fault: f.when(fault[0], f.lit(fault[1])).otherwise(later),
+        reversed(faults),
+        f.lit(None).cast("string"),
+    )
+
+
+def _is_blank(name: str) -> Column:
+    return f.coalesce(f.trim(name), f.lit("")) == ""
+
+
+def _is_odd(name: str) -> Column:
+    return f.col(name).rlike(_ODD_IN_IDS) | (f.length(name) > _MAX_ID_LENGTH)
+
+
+def _days(day: datetime.date) -> int:
+    return (day - datetime.date(1970, 1, 1)).days

@@ -1,0 +1,80 @@
+"""Which earlier state a night may extend: the newest that still says what its raw files say.
+
+A state is made from an older one and from the days delivered since, and its manifest names both. It
+is no longer good to build on when a file of those days was changed, added or taken away, when the
+older state was made anew with another outcome, or when the settings of the night are others. Days
+whose raw folder is gone altogether are past their retention, not changed.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import DataError
+from recbole_llm.warehouse import Warehouse
+from spark_jobs.config import NightConfig
+from spark_jobs.raw_events import data_files, delivered_days
+
+
+def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, Any] | None:
+    """The manifest of the newest state before a day that the day may extend.
+
+    Returns:
+        The manifest, or None when the state has to be made from the first delivered day on.
+    Raises:
+        DataError: it has to be, and the first days are no longer there.
+    """
+    settings = state_settings(config)
+    manifests = {each: m for each, m in warehouse.features_manifests().items() if each < day}
+    sound: dict[str, dict[str, Any]] = {}
+    for each, manifest in manifests.items():
+        base = manifest["base"]
+        if manifest["settings"] == settings and (
+            base is None
+            or base["ds"] not in manifests  # past its retention
+            or (base["ds"] in sound and sound[base["ds"]]["fingerprint"] == base["fingerprint"])
+        ):
+            since = base["ds"] if base else None
+            there = raw_digests(warehouse, since, each)
+            made_from = manifest["sources"]
+            if all(made_from.get(name) == digest for name, digest in there.items()):
+                sound[each] = manifest
+    usable = [m for m in sound.values() if (warehouse.root / m["path"] / "sequences").is_dir()]
+    if usable:
+        return usable[-1]
+    if manifests:
+        first = next(iter(manifests.values()))["first_ds"]
+        if not (warehouse.raw_events / f"ds={first}").is_dir():
+            raise DataError(
+                f"no state before {day} can be extended (changed raw files or settings), and the raw "
+                f"events since {first} that it would be made from anew are gone; restore them, or "
+                "the settings, or remove the features to begin with what is there"
+            )
+    return None
+
+
+def state_settings(config: NightConfig) -> dict[str, Any]:
+    """The settings that a state depends on, as its manifest holds them."""
+    return {
+        "first_day": config.first_day.isoformat(),
+        "event_types": sorted(config.event_types),
+        "max_history": config.max_history,
+        "max_late_days": config.max_late_days,
+        "max_daily_events": config.max_daily_events,
+    }
+
+
+def raw_digests(warehouse: Warehouse, after: str | None, day: str) -> dict[str, str]:
+    """A digest of each raw partition after one day up to another, by names, sizes and times."""
+    return {
+        f"{folder.name}/ds={each}": _digest(folder / f"ds={each}")
+        for folder in (warehouse.raw_events, warehouse.raw_items)
+        for each in delivered_days(folder)
+        if (after or "") < each <= day
+    }
+
+
+def _digest(folder: Path) -> str:
+    stats = ((file.name, file.stat()) for file in data_files(folder))
+    listing = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
+    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]

@@ -1,0 +1,192 @@
+"""What is known of users and items: state(D) = merge(state(D-1), events(D)).
+
+Three tables: ``sequences`` (a user's newest items), ``items`` (the catalogue, who has met what how
+often) and ``recent`` (the events that a late copy could still repeat). Merging days one by one or
+all at once gives the same rows.
+"""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as f
+
+from spark_jobs import schemas
+from spark_jobs.cleaning import UNKNOWN_ITEM
+
+_EVENT = ["user_id", "item_id", "timestamp"]
+
+
+@dataclass(frozen=True)
+class State:
+    """A day's state."""
+
+    sequences: DataFrame
+    """Schema ``SEQUENCES``, one row a user."""
+    items: DataFrame
+    """Schema ``ITEMS``, one row an item."""
+    recent: DataFrame
+    """Schema ``RECENT``, each event once."""
+
+    def tables(self) -> dict[str, DataFrame]:
+        """The tables by name, which is also their folder's."""
+        return {name: getattr(self, name) for name in TABLES}
+
+
+TABLES = {"sequences": schemas.SEQUENCES, "items": schemas.ITEMS, "recent": schemas.RECENT}
+
+
+def read_state(spark: SparkSession, folder: Path) -> State:
+    """Read a finished attempt."""
+    return State(**{
+        name: spark.read.schema(schema).parquet(str(folder / name))
+        for name, schema in TABLES.items()
+    })  # fmt: skip
+
+
+def empty_state(spark: SparkSession) -> State:
+    """The state before the first day."""
+    return State(**{name: spark.createDataFrame([], schema) for name, schema in TABLES.items()})
+
+
+def merge_items(
+    items: DataFrame, catalogue: DataFrame, days: list[str], first_ds: datetime.date | None
+) -> DataFrame:
+    """Bring the catalogue up to its newest day; schema ``ITEMS``.
+
+    An item that left the catalogue stays known, for it stands in histories, but is not available.
+
+    Args:
+        items: schema ``ITEMS``, the state before.
+        catalogue: good rows of ``check_items``.
+        days: the days of its catalogues, oldest first. Without one, ``items`` stay as they are.
+        first_ds: the first delivered day of events, where this is the first state: what stands in
+            the earliest catalogue counts as known since then.
+    """
+    if not days:
+        return items
+    seen = f.col("ds")
+    if first_ds is not None:
+        seen = f.when(f.col("ds") == f.lit(days[0]), f.lit(first_ds)).otherwise(seen)
+    texts = schemas.ITEM_COLUMNS[1:]
+    newest = catalogue.groupBy("item_id").agg(
+        f.max_by(f.struct(*texts), "ds").alias("new"),
+        f.min(seen).alias("seen"),
+        f.max_by(f.col("available") & (f.col("ds") == f.lit(days[-1])), "ds").alias("on_sale"),
+    )
+    is_new = f.col("new").isNotNull()
+    return items.join(newest, on="item_id", how="full").select(
+        "item_id",
+        *(f.when(is_new, f.col("new")[name]).otherwise(f.col(name)).alias(name) for name in texts),
+        f.coalesce("n_events", f.lit(0)).cast("bigint").alias("n_events"),
+        f.coalesce("first_seen", "seen").alias("first_seen"),
+        f.coalesce("on_sale", f.lit(False)).alias("available"),
+    )
+
+
+def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date) -> DataFrame:
+    """Each event that arrived, once.
+
+    Args:
+        events: from ``check_events``.
+        recent: schema ``RECENT``, the state before.
+        first_ds: the first delivered day, of which nothing is late.
+    Returns:
+        ``user_id``, ``item_id``, ``timestamp``; ``is_new``, false where the state knew it;
+        ``is_late``, delivered after its day; ``n_copies``, rows that said it again.
+    """
+    accepted = events.where(f.col("reason").isNull())
+    once = accepted.groupBy(*_EVENT).agg(f.count("*").alias("rows"), f.min("ds").alias("ds"))
+    known = recent.withColumn("is_known", f.lit(True))
+    is_new = f.col("is_known").isNull()
+    day = f.to_date(f.timestamp_seconds("timestamp"))
+    return once.join(known, on=_EVENT, how="left").select(
+        *_EVENT,
+        is_new.alias("is_new"),
+        (is_new & (day < f.col("ds")) & (f.col("ds") != f.lit(first_ds))).alias("is_late"),
+        (f.col("rows") - is_new.cast("bigint")).alias("n_copies"),
+    )
+
+
+def extend_sequences(
+    sequences: DataFrame, arrivals: DataFrame, events: DataFrame, max_history: int
+) -> DataFrame:
+    """One row a user: what they met, oldest first, ties by item id.
+
+    A user whose only well-formed events name unknown items has an empty sequence, so that they get
+    a recommendation too.
+
+    Args:
+        sequences: schema ``SEQUENCES``, the state before.
+        arrivals: from ``find_arrivals``.
+        events: from ``check_events``.
+        max_history: newest items kept. Merging keeps the newest of the newest, so nothing is lost.
+    Returns:
+        Schema ``SEQUENCES``.
+    """
+    news = f.when(f.col("is_new"), f.struct("timestamp", "item_id"))
+    arrived = arrivals.groupBy("user_id").agg(
+        f.collect_list(news).alias("news"),  # leaves nulls out
+        f.count_if("is_new").alias("n_news"),
+        f.sum("n_copies").alias("n_copies"),
+    )
+    strangers = events.where(f.col("reason") == UNKNOWN_ITEM).select("user_id").distinct()
+    joined = sequences.join(arrived, on="user_id", how="full").join(
+        strangers, on="user_id", how="full"
+    )
+    kind = "array<struct<timestamp:bigint,item_id:string>>"
+    before = f.arrays_zip("timestamps", "item_ids").cast(kind)
+    none = f.array().cast(kind)
+    history = f.sort_array(f.concat(f.coalesce(before, none), f.coalesce("news", none)))
+    history = f.slice(history, -f.least(f.size(history), f.lit(max_history)), max_history)
+    extended = joined.withColumn("history", f.when(f.size("news") > 0, history))
+    return extended.select(
+        "user_id",
+        _first(f.col("history.item_id"), f.col("item_ids"), "array<string>").alias("item_ids"),
+        _first(f.col("history.timestamp"), f.col("timestamps"), "array<bigint>").alias(
+            "timestamps"
+        ),
+        _sum("n_events", "n_news").alias("n_events"),
+        _sum("n_duplicates", "n_copies").alias("n_duplicates"),
+    ).withColumn("history_hash", f.xxhash64("item_ids"))
+
+
+def count_events(items: DataFrame, arrivals: DataFrame) -> DataFrame:
+    """Add the new events to each item's number; schema ``ITEMS``."""
+    news = arrivals.where("is_new").groupBy("item_id").agg(f.count("*").alias("n_news"))
+    names = [field.name for field in schemas.ITEMS]
+    return (
+        items.join(news, on="item_id", how="left")
+        .withColumn("n_events", _sum("n_events", "n_news"))
+        .select(*names)
+    )
+
+
+def keep_recent(
+    recent: DataFrame, arrivals: DataFrame, day: datetime.date, max_late_days: int
+) -> DataFrame:
+    """The events that a row delivered after ``day`` may repeat; schema ``RECENT``."""
+    oldest = day + datetime.timedelta(days=1 - max_late_days)
+    from_s = int(datetime.datetime(oldest.year, oldest.month, oldest.day,
+                                   tzinfo=datetime.UTC).timestamp())  # fmt: skip
+    both = recent.unionByName(arrivals.where("is_new").select(*_EVENT))
+    return both.where(f.col("timestamp") >= from_s)
+
+
+def summarise(frame: DataFrame, **figures: Column) -> dict[str, int]:
+    """Whole numbers of a frame in one pass, and ``fingerprint``, a hash of its rows in any order."""
+    hashes = f.sum(f.xxhash64(*frame.columns).cast("decimal(38,0)")).alias("fingerprint")
+    row = frame.agg(hashes, *(figure.alias(name) for name, figure in figures.items())).first()
+    assert row is not None
+    numbers = {name: int(value or 0) for name, value in row.asDict().items()}
+    return {**numbers, "fingerprint": numbers["fingerprint"] % (1 << 64)}
+
+
+def _first(given: Column, otherwise: Column, kind: str) -> Column:
+    return f.coalesce(given, otherwise, f.array().cast(kind))
+
+
+def _sum(*names: str) -> Column:
+    first, second = (f.coalesce(name, f.lit(0)).cast("bigint") for name in names)
+    return first + second

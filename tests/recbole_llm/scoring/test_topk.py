@@ -1,0 +1,62 @@
+"""Exact top items, whatever the sizes of catalogue, groups, blocks and batch."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from recbole_llm.losses import Adjustments
+from recbole_llm.scoring import topk
+from recbole_llm.scoring.topk import TopItems
+
+
+def _reference(
+    states: Tensor, items: Tensor, bias: Tensor, rows: Tensor, adjustments: Adjustments, k: int
+) -> tuple[Tensor, Tensor]:
+    scores = states.double() @ items.double().T + bias.double()
+    scores[adjustments.rows, adjustments.items] += adjustments.values.double()
+    allowed = torch.full((len(items),), -torch.inf).double()
+    allowed[rows] = 0
+    return (scores + allowed).topk(k)
+
+
+@pytest.mark.parametrize("kept", [32_768, 0])
+@settings(max_examples=60, deadline=None)
+@given(
+    n_items=st.sampled_from([3, 16, 17, 255, 256, 257, 2_048, 5_000]),
+    n_states=st.sampled_from([1, 2, 33]),
+    k=st.sampled_from([1, 2, 20, 100]),
+    share=st.sampled_from([0.3, 1.0]),
+    seed=st.integers(0, 1_000),
+)
+def test_equals_a_float64_reference(
+    kept: int, n_items: int, n_states: int, k: int, share: float, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    items, bias = torch.randn(n_items + 1, 8), torch.randn(n_items + 1)
+    states = torch.randn(n_states, 8)
+    rows = 1 + (torch.rand(n_items) < share).nonzero().squeeze(1)
+    pairs = torch.randint(0, n_states * n_items, (40,)).unique()
+    values = torch.where(torch.rand(len(pairs)) < 0.5, -torch.inf, 3.0)
+    added = Adjustments(pairs // n_items, 1 + pairs % n_items, values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "_KEPT", kept)
+        ranker = TopItems(items, bias, rows)
+    k = min(k, len(rows))
+    if k == 0:
+        return
+    for _ in range(2):  # its memory is used again
+        scores, found = ranker(states, added, k)
+        expected_scores, expected = _reference(states, items, bias, rows, added, k)
+        torch.testing.assert_close(scores.double(), expected_scores, atol=1e-4, rtol=1e-4)
+        left = expected_scores > -torch.inf
+        assert (found[left] != expected[left]).sum() <= left.sum() // 100  # ties of float32
+
+
+def test_more_wanted_than_there_are() -> None:
+    ranker = TopItems(torch.randn(5, 8), torch.zeros(5), torch.tensor([2, 4]))
+    nothing = Adjustments(torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), torch.zeros(0))  # fmt: skip # noqa: E501
+    scores, rows = ranker(torch.randn(3, 8), nothing, 4)
+    assert (scores > -torch.inf).sum(1).tolist() == [2, 2, 2]
+    assert {frozenset(best[:2].tolist()) for best in rows} == {frozenset({2, 4})}

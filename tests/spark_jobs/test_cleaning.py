@@ -1,0 +1,148 @@
+"""What is wrong with a raw row, row by row."""
+
+import datetime
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as f
+
+from spark_jobs import schemas
+from spark_jobs.cleaning import check_events, check_items
+from spark_jobs.config import load_night_config
+from spark_jobs.raw_events import read_raw
+from tests.conftest import HOME
+from tests.data import write_events
+
+pytestmark = pytest.mark.spark
+CONFIG = replace(
+    load_night_config(HOME / "configs" / "nightly.yaml"),
+    first_day=datetime.date(2020, 1, 1), event_types=["view", "rate"], max_late_days=3,
+)  # fmt: skip
+DAY = datetime.date(2024, 5, 2)
+NOON = 1_714_651_200  # 2024-05-02T12:00:00Z
+
+
+def _event(**changes: Any) -> dict[str, Any]:
+    return {"user_id": "u", "item_id": "a", "timestamp": NOON, **changes}
+
+
+def _reasons(spark: SparkSession, tmp_path: Path, rows: list[Any]) -> list[str | None]:
+    write_events(tmp_path, "2024-05-02", rows)
+    raw = read_raw(spark, [tmp_path / "ds=2024-05-02/events.jsonl"], schemas.EVENT_COLUMNS,
+                   schemas.REQUIRED_EVENT_COLUMNS)  # fmt: skip
+    items = spark.createDataFrame(
+        [
+            ("a", DAY),
+            ("b", DAY - datetime.timedelta(days=9)),
+            ("tomorrow", datetime.date(2024, 5, 3)),
+        ],
+        "item_id string, first_seen date",
+    )
+    events = check_events(raw, items, datetime.date(2024, 4, 1), CONFIG)
+    by_row = {row["raw"]: row["reason"] for row in events.collect()}
+    assert len(by_row) == len(rows)
+    return [by_row[row if isinstance(row, str) else _as_spark(row)] for row in rows]
+
+
+def _as_spark(row: dict[str, Any]) -> str:
+    given = ((name, row.get(name)) for name in schemas.EVENT_COLUMNS)
+    texts = {name: str(value) for name, value in given if value is not None}
+    return json.dumps(texts, separators=(",", ":"))
+
+
+def test_each_fault_has_its_reason(spark: SparkSession, tmp_path: Path) -> None:
+    cases: list[tuple[Any, str | None]] = [
+        (_event(), None),
+        (_event(item_id=" b "), None),
+        (_event(timestamp="2024-05-02 10:00:00"), None),
+        (_event(timestamp="2024-05-02T10:00:00Z"), None),
+        (_event(timestamp=NOON + 0.5), None),
+        (_event(rating=3.5, event_type="rate"), None),
+        ('{"user_id": "u", ', "malformed_record"),
+        ("not json", "malformed_record"),
+        (_event(user_id=None), "missing_user_id"),
+        (_event(user_id="  "), "missing_user_id"),
+        (_event(user_id="u" * 257), "bad_user_id"),
+        (_event(user_id="u\t1"), "bad_user_id"),
+        (_event(user_id='say "u"'), "bad_user_id"),
+        (_event(item_id=None), "missing_item_id"),
+        (_event(item_id="a\u0000"), "bad_item_id"),
+        (_event(timestamp=None), "bad_timestamp"),
+        (_event(timestamp="noon"), "bad_timestamp"),
+        (_event(timestamp="NaN"), "bad_timestamp"),
+        (_event(timestamp=1e300), "bad_timestamp"),
+        (_event(timestamp=NOON + 43_200), "timestamp_outside_calendar"),  # the next midnight
+        (_event(timestamp=-1), "timestamp_outside_calendar"),
+        (_event(timestamp=NOON * 1000), "timestamp_outside_calendar"),  # milliseconds
+        (_event(timestamp=NOON - 3 * 86_400), None),
+        (_event(timestamp=NOON - 4 * 86_400), "too_late"),
+        (_event(event_type="fly"), "unknown_event_type"),
+        (_event(rating="five"), "bad_rating"),
+        (_event(rating="NaN"), "bad_rating"),
+        (_event(item_id="z"), "unknown_item"),
+        (_event(item_id="tomorrow"), "unknown_item"),
+    ]
+    found = _reasons(spark, tmp_path, [row for row, _ in cases])
+    assert found == [reason for _, reason in cases]
+
+
+def test_the_first_delivery_may_bring_events_of_any_age(spark: SparkSession) -> None:
+    rows = [
+        ("u", "a", "1580000000", "2024-05-01"), ("u", "a", "1500000000", "2024-05-01"),
+        ("u", "a", "1580000000", "2024-05-02"),
+    ]  # fmt: skip
+    raw = spark.createDataFrame(
+        [(*row, None, None, None) for row in rows],
+        "user_id string, item_id string, timestamp string, ds string, rating string, "
+        "event_type string, malformed string",
+    )
+    items = spark.createDataFrame([("a", DAY)], "item_id string, first_seen date")
+    items = items.withColumn("first_seen", f.lit("2024-05-01").cast("date"))
+    events = check_events(raw, items, datetime.date(2024, 5, 1), CONFIG)
+    found = {(row["timestamp"], str(row["ds"])): row["reason"] for row in events.collect()}
+    assert list(found.values()).count(None) == 1
+    assert found[1_580_000_000, "2024-05-01"] is None
+    assert found[1_500_000_000, "2024-05-01"] == "timestamp_outside_calendar"
+    assert found[1_580_000_000, "2024-05-02"] == "too_late"
+
+
+def test_a_robot_is_set_aside_for_the_day(spark: SparkSession) -> None:
+    rows = [("bot", "a", str(NOON - n), "2024-05-02") for n in range(6)]
+    rows += [("bot", "a", str(NOON - 86_400 - n), "2024-05-01") for n in range(5)]
+    rows += [("bot", "a", "soon", "2024-05-02"), ("u", "a", str(NOON), "2024-05-02")]
+    raw = spark.createDataFrame(
+        [(*row, None, None, None) for row in rows],
+        "user_id string, item_id string, timestamp string, ds string, rating string, "
+        "event_type string, malformed string",
+    )
+    items = spark.createDataFrame(
+        [("a", datetime.date(2024, 5, 1))], "item_id string, first_seen date"
+    )
+    events = check_events(
+        raw, items, datetime.date(2024, 5, 1), replace(CONFIG, max_daily_events=5)
+    )
+    counts = events.groupBy("user_id", f.col("ds").cast("string"), "reason").count().collect()
+    assert {tuple(row) for row in counts} == {
+        ("bot", "2024-05-02", "robot", 6), ("bot", "2024-05-02", "bad_timestamp", 1),
+        ("bot", "2024-05-01", None, 5), ("u", "2024-05-02", None, 1),
+    }  # fmt: skip
+
+
+def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None:
+    raw = spark.createDataFrame(
+        [("a", "Heat", None, None, None, None), ("a", "Alien", None, None, "false", None),
+         (" ", "Nobody", None, None, None, None), (None, None, None, None, None, "{"),
+         ("b", "Ran", None, None, "perhaps", None), ("c\n", "Ikiru", None, None, None, None)],
+        "item_id string, title string, category string, description string, available string, "
+        "malformed string",
+    ).withColumn("ds", f.lit("2024-05-02"))  # fmt: skip
+    rows = {(row["title"], row["reason"], row["available"]) for row in check_items(raw).collect()}
+    assert rows == {
+        ("Alien", None, False), ("Heat", "duplicate_item", True),
+        ("Nobody", "missing_item_id", True), ("", "malformed_record", True),
+        ("Ran", "bad_available", None), ("Ikiru", "bad_item_id", True),
+    }  # fmt: skip

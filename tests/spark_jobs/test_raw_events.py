@@ -1,0 +1,101 @@
+"""Raw files of every format, whole and broken, and which of them a night reads."""
+
+from pathlib import Path
+
+import pytest
+from pyspark.sql import SparkSession
+from pyspark.testing import assertDataFrameEqual
+
+from recbole_llm.errors import DataError
+from spark_jobs import schemas
+from spark_jobs.raw_events import catalogue_files, event_files, read_raw
+from tests.data import write_events
+
+pytestmark = pytest.mark.spark
+NOON = 1_714_651_200  # 2024-05-02T12:00:00Z
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_other_formats_read_alike(spark: SparkSession, tmp_path: Path, kind: str) -> None:
+    rows = [("u", "a", str(NOON), None), ("v", None, "x", "3")]
+    frame = spark.createDataFrame(
+        rows, "user_id string, item_id string, timestamp string, rating string"
+    )
+    frame.coalesce(1).write.option("header", True).format(kind).save(str(tmp_path / "out"))
+    file = next(path for path in (tmp_path / "out").glob(f"*.{kind}"))
+    raw = read_raw(spark, [file], schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    expected = spark.createDataFrame(
+        [(*row, None, None, None) for row in rows],
+        "user_id string, item_id string, timestamp string, rating string, event_type string, "
+        "malformed string, ds string",
+    )
+    assertDataFrameEqual(raw, expected)
+
+
+def test_an_empty_csv_is_a_day_without_events(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("")
+    (tmp_path / "b.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    assert read_raw(spark, files, schemas.EVENT_COLUMNS, ("user_id",)).count() == 1
+
+
+def test_a_csv_row_of_another_width_is_malformed(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("item_id,timestamp,user_id\na,1,u\na,1,u,more\n")
+    raw = read_raw(spark, [tmp_path / "e.csv"], schemas.EVENT_COLUMNS, ("user_id",))
+    rows = [(row["user_id"], row["malformed"]) for row in raw.collect()]
+    assert rows == [("u", None), ("u", "a,1,u,more")]
+
+
+def test_a_file_without_a_required_column(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "e.csv").write_text("user,item_id,timestamp\nu,a,1\n")
+    with pytest.raises(DataError, match=r"lacks the columns \['user_id'\]; it has \['user', "):
+        read_raw(spark, [tmp_path / "e.csv"], schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    (tmp_path / "e.xls").write_text("")
+    with pytest.raises(DataError, match=r"e.xls is none of .jsonl, .json, .csv, .parquet"):
+        read_raw(spark, [tmp_path / "e.xls"], schemas.EVENT_COLUMNS, ())
+
+
+def test_csv_files_may_order_their_columns_differently(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("user_id,item_id,timestamp\nu,a,1\n")
+    (tmp_path / "b.csv").write_text("item_id,device,user_id,timestamp\nb,tv,v,2\n")
+    files = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    raw = read_raw(spark, files, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    rows = {(row["user_id"], row["item_id"], row["timestamp"]) for row in raw.collect()}
+    assert rows == {("u", "a", "1"), ("v", "b", "2")}
+
+
+def test_a_truncated_parquet_file_is_named(spark: SparkSession, tmp_path: Path) -> None:
+    (tmp_path / "e.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(DataError, match="e.parquet is no whole Parquet file: .*deliver it again"):
+        read_raw(spark, [tmp_path / "e.parquet"], schemas.EVENT_COLUMNS, ())
+
+
+def test_the_day_of_delivery_is_the_folders(spark: SparkSession, tmp_path: Path) -> None:
+    for day in ("2024-05-01", "2024-05-02", "2024-05-03"):
+        write_events(
+            tmp_path / "raw events", day, [{"user_id": "u", "item_id": day, "timestamp": 1}]
+        )
+    (tmp_path / "raw events" / "ds=2024-05-02" / "_SUCCESS").touch()
+    files = event_files(tmp_path / "raw events", "2024-05-01", "2024-05-03")
+    assert list(files) == ["2024-05-02", "2024-05-03"]
+    assert [len(each) for each in files.values()] == [1, 1]
+    assert len(event_files(tmp_path / "raw events", None, "2024-05-02")) == 2
+    raw = read_raw(spark, [*files["2024-05-02"], *files["2024-05-03"]], schemas.EVENT_COLUMNS, ())
+    assert {(row["item_id"], row["ds"]) for row in raw.collect()} == {
+        ("2024-05-02", "2024-05-02"), ("2024-05-03", "2024-05-03")
+    }  # fmt: skip
+
+
+def test_catalogues_of_days_or_one_for_always(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no item catalogue for 2024-05-02: .*found none"):
+        catalogue_files(tmp_path, None, "2024-05-02")
+    for day in ("2024-05-02", "2024-05-05"):
+        (tmp_path / f"ds={day}").mkdir()
+        (tmp_path / f"ds={day}" / "items.jsonl").touch()
+    with pytest.raises(DataError, match="no item catalogue for 2024-05-01: .*'2024-05-02'"):
+        catalogue_files(tmp_path, None, "2024-05-01")
+    assert list(catalogue_files(tmp_path, None, "2024-05-05")) == ["2024-05-02", "2024-05-05"]
+    assert list(catalogue_files(tmp_path, "2024-05-02", "2024-05-04")) == []
+    (tmp_path / "items.jsonl").touch()
+    with pytest.raises(DataError, match=r"holds files \(items.jsonl\) beside the partitions"):
+        catalogue_files(tmp_path, None, "2024-05-02")
