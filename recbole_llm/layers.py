@@ -6,7 +6,7 @@ the padding row 0. Sequences run oldest to newest and are right-padded with 0.
 
 import math
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from recbole_llm.catalogue import Catalogue
 from recbole_llm.losses import Adjustments
 from recbole_llm.packing import pack
 
-_AT_ONCE = {"cpu": 256, "cuda": 4096}
+_AT_ONCE = {"cpu": 128, "cuda": 4096}
 """Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache,
 and what fills a GPU."""
 
@@ -259,6 +259,48 @@ class SequenceEncoder(nn.Module):
             rows = block(rows, src_mask=mask)
         return cast(Tensor, self.output_norm(rows.flatten(0, 1)[packing.places]))
 
+    def last_states(self, item_vectors: Tensor, lengths: Tensor) -> Tensor:
+        """The states after the last items alone, as ``forward`` gives them without dropout.
+
+        The last block has them alone to work out, which saves most of it; and where each sequence
+        has a line of its own, the causal mask hides the padding too.
+
+        Args:
+            item_vectors: (B, L, H) float, right-padded with anything finite.
+            lengths: (B,) int64, at least 1 and at most L.
+        Returns:
+            (B, H) float.
+        """
+        places = torch.arange(item_vectors.shape[1], device=item_vectors.device)
+        sequences = torch.arange(len(lengths), device=lengths.device)
+        states = self.input_norm(item_vectors + self.position_embedding(places))
+        blocks: Any = self.blocks
+        for number, block in enumerate(blocks, start=1):
+            attention, size = block.self_attn, states.shape[-1]
+            weight, bias = attention.in_proj_weight, attention.in_proj_bias
+            normed = block.norm1(states)
+            keys_values = functional.linear(normed, weight[size:], bias[size:])
+            mask = None
+            if number == len(self.blocks):
+                normed = normed[sequences, lengths - 1].unsqueeze(1)  # (B, 1, H)
+                states = states[sequences, lengths - 1].unsqueeze(1)
+                mask = (places < lengths.unsqueeze(1))[:, None, None]  # (B, 1, 1, L)
+            queries = functional.linear(normed, weight[:size], bias[:size])
+            read = functional.scaled_dot_product_attention(
+                self._by_head(queries),
+                self._by_head(keys_values[..., :size]),
+                self._by_head(keys_values[..., size:]),
+                attn_mask=mask,
+                is_causal=mask is None,
+            )
+            states = states + attention.out_proj(read.transpose(1, 2).flatten(2))
+            states = states + block.linear2(block.activation(block.linear1(block.norm2(states))))
+        return cast(Tensor, self.output_norm(states.squeeze(1)))
+
+    def _by_head(self, vectors: Tensor) -> Tensor:
+        """(B, L, H) to (B, heads, L, H / heads)."""
+        return vectors.view(*vectors.shape[:2], self.n_heads, -1).transpose(1, 2)
+
 
 class Network(nn.Module):
     """The trained parts together, so that their weights are averaged together."""
@@ -275,7 +317,7 @@ class Network(nn.Module):
 def last_states(
     encoder: SequenceEncoder, items: Tensor, item_seq: Tensor, length: Tensor
 ) -> Tensor:
-    """Each sequence's state after its last real item.
+    """Each sequence's state after its last real item, without dropout.
 
     Args:
         items: (V, H) float item vectors.
@@ -284,13 +326,14 @@ def last_states(
     Returns:
         (B, H) float.
     """
-    parts = []
+    states = items.new_empty(len(item_seq), items.shape[1])
     step = _AT_ONCE.get(item_seq.device.type, 256)
-    for start in range(0, len(item_seq), step):
-        part = slice(start, start + step)
-        states = encoder(items[item_seq[part][item_seq[part] > 0]], length[part])  # (N, H)
-        parts.append(states[length[part].cumsum(0) - 1])
-    return torch.cat(parts)
+    order = length.argsort()  # like lengths together: little padding
+    for start in range(0, len(order), step):
+        some = order[start : start + step]
+        width = int(length[some].max())
+        states[some] = encoder.last_states(items[item_seq[some, :width]], length[some])
+    return states
 
 
 def score_vectors(vectors: Tensor, config: SequenceConfig) -> Tensor:

@@ -1,9 +1,14 @@
+from dataclasses import replace
+
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from recbole_llm.catalogue import Catalogue
-from recbole_llm.layers import ADAPTORS, ItemEncoder, RepeatBias
+from recbole_llm.layers import ADAPTORS, ItemEncoder, RepeatBias, SequenceEncoder, last_states
+from tests.data import SEQUENCE
 
 
 def _catalogue(
@@ -81,3 +86,26 @@ def test_id_dropout_leaves_the_neighbors_in_training_alone() -> None:
     assert set(vectors[500:].tolist()) == {3.0, 5.0}
     assert (vectors[500:] == 5).float().mean() == pytest.approx(0.3, abs=0.07)
     assert (encoder.eval()(torch.arange(501, 1001), catalogue) == 3).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 5), min_size=1, max_size=40),
+    n_layers=st.integers(1, 3),
+    hidden_act=st.sampled_from(["gelu", "relu"]),
+)
+def test_last_states_are_those_of_whole_sequences(
+    lengths: list[int], n_layers: int, hidden_act: str
+) -> None:
+    torch.manual_seed(len(lengths))
+    config = replace(SEQUENCE, n_layers=n_layers, hidden_act=hidden_act)
+    encoder = SequenceEncoder(config).eval()
+    items = torch.randn(9, config.hidden_size)
+    length = torch.tensor(lengths)
+    is_real = torch.arange(max(lengths)) < length.unsqueeze(1)
+    item_seq = torch.randint(1, 9, is_real.shape) * is_real
+    with torch.no_grad():
+        whole = encoder(items[item_seq[is_real]], length)[length.cumsum(0) - 1]
+        torch.testing.assert_close(
+            last_states(encoder, items, item_seq, length), whole, atol=1e-5, rtol=1e-5
+        )
