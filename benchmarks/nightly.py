@@ -54,7 +54,7 @@ def main() -> None:
     )
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--items", type=int, default=12_000)
-    parser.add_argument("--events", type=int, default=20, help="of each user on the first day")
+    parser.add_argument("--events", type=int, default=50, help="of each user on the first day")
     parser.add_argument("--partitions", type=int, default=8)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -33,6 +33,8 @@ from spark_jobs.schemas import (
     SCORED_FILES_ARROW,
 )
 
+_REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -117,17 +119,17 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
-    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, compression="zstd") as writer:
+    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED) as writer:
         for batch in file.iter_batches(task.users_per_batch, columns=["user_id", "item_ids"]):
             users, histories = batch.columns
             starts = carried.starts[n_done : n_done + len(users)]
             n_done += len(users)
-            anew = np.flatnonzero(starts < 0)
-            lists, unknown = _rank(users, histories, anew, ranker, task)
+            anew = pa.array(np.flatnonzero(starts < 0))
+            lists, unknown = _rank(users.take(anew), histories.take(anew), ranker, task)
+            n_unknown += unknown
             if len(anew) < len(users):
                 lists = _merge(lists, carried.table, starts, task.k)
             writer.write_batch(_rows(users, lists, task))
-            n_unknown += unknown
     os.replace(staging, final)
     return {
         "file": final.name,
@@ -138,30 +140,28 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
 
 
 def _rank(
-    users: pa.Array, histories: pa.Array, anew: NDArray[np.int64], ranker: Ranker, task: RankingTask
+    users: pa.Array, histories: pa.Array, ranker: Ranker, task: RankingTask
 ) -> tuple[Lists, int]:
-    """The lists of the users that are ranked anew, and how many items of all users are unknown."""
+    """Lists, and how many items of the histories the model does not know."""
     k = task.k
     rows, owners = ranker.rows_of(histories)
-    is_anew = np.zeros(len(users), dtype=bool)
-    is_anew[anew] = True
-    is_read = (rows > 0) & is_anew[owners]
-    lengths = np.bincount(owners[is_read], minlength=len(users))[anew]
+    is_known = rows > 0
+    lengths = np.bincount(owners[is_known], minlength=len(users))
     ranked, scores = ranker.scorer.rank(
-        rows[is_read], lengths, k, task.exclude_seen, ranker.among
+        rows[is_known], lengths, k, task.exclude_seen, ranker.among
     )  # fmt: skip
     items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
     reasons = pc.if_else(pa.array((lengths > 0).repeat(k)), REASON_MODEL, REASON_POPULAR)
     without = np.flatnonzero(lengths == 0)
     if len(without):
         filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
-        for place, user in zip(without.tolist(), anew[without].tolist(), strict=True):
+        for user in without.tolist():
             seen = histories[user].as_py() if task.exclude_seen else []
             best = popular_items(users[user].as_py(), seen, ranker.popular, k)
-            filled[place] = [item for item, _ in best]
-            scores[place] = [share for _, share in best]
+            filled[user] = [item for item, _ in best]
+            scores[user] = [share for _, share in best]
         items = pa.array(filled.reshape(-1), pa.string())
-    return Lists(items, pa.array(scores.reshape(-1)), reasons), int((rows == 0).sum())
+    return Lists(items, pa.array(scores.reshape(-1)), reasons), int((~is_known).sum())
 
 
 def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) -> Lists:

@@ -14,8 +14,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from pyspark.sql import DataFrame, Row, SparkSession
-from pyspark.sql import functions as f
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError
 from recbole_llm.scoring import Artifact, load_artifact
@@ -29,26 +31,26 @@ from spark_jobs.ranking import Catalogue, RankingTask, score_files
 _log = logging.getLogger(__name__)
 
 
-def read_catalogue(items: DataFrame, n_popular: int, base: Base | None) -> Catalogue:
+def read_catalogue(features: Path, n_popular: int, base: Base | None) -> Catalogue:
     """Take the day's available items to the driver, to be broadcast.
 
     Args:
-        items: schema ``ITEMS``.
+        features: a finished attempt; its ``items`` are read.
         n_popular: how many popular items to keep.
         base: passed on.
     """
-    rows = (
-        items.where("available")
-        .orderBy(f.col("n_events").desc(), "item_id")
-        .select("item_id", "n_events")
-        .collect()
-    )
-    total = sum(row["n_events"] for row in rows) or 1
+    items = _available(features).sort_by([("n_events", "descending"), ("item_id", "ascending")])
+    eligible, counts = items["item_id"].to_pylist(), items["n_events"].to_pylist()
+    total = sum(counts) or 1
     return Catalogue(
-        eligible=[row["item_id"] for row in rows],
-        popular=[(row["item_id"], row["n_events"] / total) for row in rows[:n_popular]],
+        eligible=eligible,
+        popular=[(item, n / total) for item, n in zip(eligible, counts[:n_popular], strict=False)],
         base=base,
     )
+
+
+def _available(features: Path) -> pa.Table:
+    return pq.read_table(features / "items", ["item_id", "n_events"], filters=pc.field("available"))
 
 
 def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) -> Base | None:
@@ -70,17 +72,12 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     ):
         return None
     then, now = (
-        _available(job.spark, folder) & set(artifact.item_ids)
+        set(_available(folder)["item_id"].to_pylist()) & set(artifact.item_ids)
         for folder in (state, root / features["path"])
     )
     if now - then:
         return None
     return Base(str(table), str(state / "sequences"), sorted(then - now))
-
-
-def _available(spark: SparkSession, features: Path) -> set[str]:
-    items = spark.read.schema(schemas.ITEMS).parquet(str(features / "items"))
-    return {row["item_id"] for row in items.where("available").select("item_id").collect()}
 
 
 def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
@@ -138,8 +135,7 @@ def score(job: Job) -> None:
 
     path = warehouse.root / features["path"]
     base = find_run_to_carry(job, artifact, features)
-    items = spark.read.schema(schemas.ITEMS).parquet(str(path / "items"))
-    catalogue = read_catalogue(items, config.k + config.max_history, base)
+    catalogue = read_catalogue(path, config.k + config.max_history, base)
     n_rankable = len(set(artifact.item_ids) & set(catalogue.eligible))
     if n_rankable < config.k:
         raise DataError(
