@@ -52,7 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--users", type=int, default=200_000)
+    parser.add_argument("--users", type=int, default=150_000)
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--events", type=int, default=50, help="of each user on the first day")
     parser.add_argument("--partitions", type=int, default=8)

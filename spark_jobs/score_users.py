@@ -50,7 +50,8 @@ def read_catalogue(features: Path, n_popular: int, base: Base | None) -> Catalog
 
 
 def _available(features: Path) -> pa.Table:
-    return pq.read_table(features / "items", ["item_id", "n_events"], filters=pc.field("available"))
+    columns = ["item_id", "n_events"]
+    return pq.read_table(features / "items", columns=columns, filters=pc.field("available"))
 
 
 def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) -> Base | None:
