@@ -85,6 +85,7 @@ class Ranker:
         self.known = pa.array(scorer.artifact.item_ids, pa.string())
         self.among = scorer.among(catalogue.eligible)
         self.popular = catalogue.popular
+        self.base = catalogue.base
 
     def rows_of(self, histories: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) the model's rows of all histories' items, 0 for unknown, and (N,) whose each is."""
@@ -111,11 +112,10 @@ def score_files(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterato
 
 def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     """Rank the users of one file and write theirs, ``<name>.parquet``; see ``score_files``."""
-    catalogue = task.catalogue.value
-    ranker = Ranker(_scorer(task.artifact), catalogue)
+    ranker = _ranker(task)
     file = pq.ParquetFile(path)
     everybody = file.read(["user_id", "history_hash"]).combine_chunks()
-    carried = find_carried(catalogue.base, everybody["user_id"], everybody["history_hash"], task.k)
+    carried = find_carried(ranker.base, everybody["user_id"], everybody["history_hash"], task.k)
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
@@ -226,6 +226,18 @@ def popular_items(
             "allow repeats"
         )
     return left
+
+
+_rankers: dict[tuple[str, str], Ranker] = {}
+
+
+def _ranker(task: RankingTask) -> Ranker:
+    """The worker's model and catalogue, kept from file to file of one table."""
+    key = (task.artifact, task.output)
+    if key not in _rankers:
+        _rankers.clear()
+        _rankers[key] = Ranker(_scorer(task.artifact), task.catalogue.value)
+    return _rankers[key]
 
 
 @functools.lru_cache(maxsize=1)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql import Row, SparkSession
 
-from recbole_llm.errors import DataError
+from recbole_llm.errors import DataError, RecboleLlmError
 from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
@@ -115,7 +115,7 @@ def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
     told, found = {row["file"] for row in scored}, {path.name for path in attempt.glob("*.parquet")}
     n_scored = sum(row["n_users"] for row in scored)
     if told != found or n_scored != n_users:
-        raise DataError(
+        raise RecboleLlmError(  # the same again may succeed
             f"{len(found)} files with {n_scored} users were written to {attempt}, {len(told)} with "
             f"{n_users} were expected; score the day again"
         )
@@ -189,7 +189,7 @@ def score(job: Job) -> None:
             "n_items": features["n_items"],
             "n_unknown_items": sum(row["n_unknown_items"] for row in scored),
             "n_carried_users": n_carried,
-            "carried_from": base.table if base else None,
+            "carried_from": str(Path(base.table).relative_to(warehouse.root)) if base else None,
             "features_seconds": features["seconds"],
             "score_seconds": seconds,
             "started_at": started_at.isoformat(timespec="seconds"),

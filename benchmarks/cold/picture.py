@@ -1,6 +1,7 @@
 """The picture of what a lift of new items buys and costs."""
 
 from collections import defaultdict
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
@@ -10,8 +11,8 @@ _COLD = "cold_recall_over_warm"
 _GOAL = {_COLD: 1 / 3, "warm_kept": 0.97}
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
-    """Draw ``docs/cold.svg``: a panel a data set, a line a model, a point a bias, means over seeds.
+def draw(rows: list[dict[str, Any]], folder: Path = DOCS) -> None:
+    """Draw ``cold.svg``: a panel a data set, a line a model, a point a bias, means over seeds.
 
     Rows without a curve are left out; nothing is drawn without one that has it.
     """
@@ -46,5 +47,5 @@ def draw(rows: list[dict[str, Any]]) -> None:
         axis.set_ylabel("cold over warm Recall@10", fontsize=8)
         axis.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(DOCS / "cold.svg", metadata={"Date": None})
+    figure.savefig(folder / "cold.svg", metadata={"Date": None})
     pyplot.close(figure)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,6 @@ class Scorer:
             self._repeats.to(self.device)
         self._items = artifact.item_matrix.to(self.device)  # (V, H)
         self._row = {item_id: row for row, item_id in enumerate(artifact.item_ids, start=1)}
-        self._all_items = self._top_items(None)
 
     @property
     def n_items(self) -> int:
@@ -77,6 +77,10 @@ class Scorer:
         """
         rows = sorted({self._row[item] for item in item_ids if item in self._row})
         return self._top_items(torch.tensor(rows, dtype=torch.int64, device=self.device))
+
+    @cached_property
+    def _all_items(self) -> TopItems:
+        return self._top_items(None)
 
     def _top_items(self, rows: Tensor | None) -> TopItems:
         targets = score_vectors(self._items, self._config)
