@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.about import RESULTS, describe_run, read_results
+from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
 from recbole_llm.warehouse import replace_json
 
@@ -61,7 +61,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     rates["spark, 12000 items, 2 cores"] = in_fresh_process(_measure_spark, args.repeats)
     content["figures"] = _figures(rates)
-    replace_json(_PATH, {**read_results(_PATH, {}), **content})
+    replace_json(_PATH, content)
     sys.stdout.write(json.dumps(content["figures"]) + f"\nwritten to {_PATH.name}\n")
 
 

@@ -47,6 +47,8 @@ def prepare(job: Job) -> None:
     spark, config, warehouse = job.spark, job.config, job.warehouse
     base = find_base(warehouse, job.day, config)
     since = base["ds"] if base else None
+    # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
+    sources = raw_digests(warehouse, since, job.day)
     files = event_files(warehouse.raw_events, since, job.day)
     first_ds = datetime.date.fromisoformat(base["first_ds"] if base else min(files))
     before = read_state(spark, warehouse.root / base["path"]) if base else empty_state(spark)
@@ -105,7 +107,7 @@ def prepare(job: Job) -> None:
         "first_ds": first_ds.isoformat(),
         "base": {"ds": base["ds"], "fingerprint": base["fingerprint"]} if base else None,
         "settings": state_settings(config),
-        "sources": raw_digests(warehouse, since, job.day),
+        "sources": sources,
         **_audit_counts(job, attempt, raw_rows, base),
         "late_rows": late_rows,
         "seconds": round(time.monotonic() - started, 1),

@@ -147,9 +147,7 @@ def _rank(
     rows, owners = ranker.rows_of(histories)
     is_known = rows > 0
     lengths = np.bincount(owners[is_known], minlength=len(users))
-    ranked, scores = ranker.scorer.rank(
-        rows[is_known], lengths, k, task.exclude_seen, ranker.among
-    )  # fmt: skip
+    ranked, scores = ranker.scorer.rank(rows[is_known], lengths, k, task.exclude_seen, ranker.among)
     items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
     reasons = pc.if_else(pa.array((lengths > 0).repeat(k)), REASON_MODEL, REASON_POPULAR)
     without = np.flatnonzero(lengths == 0)
@@ -168,9 +166,8 @@ def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) ->
     """Put the lists that stand again among the new ones, in the users' order."""
     stand = starts >= 0
     n_stand = int(stand.sum())
-    order = np.empty(
-        len(starts), dtype=np.int64
-    )  # the place of each user's list in the two together
+    # The place of each user's list in the two together.
+    order = np.empty(len(starts), dtype=np.int64)
     order[stand] = np.arange(n_stand)
     order[~stand] = n_stand + np.arange(len(starts) - n_stand)
     old = before.take(_rows_from(starts[stand], k))

@@ -2,6 +2,7 @@
 
 import pyarrow as pa
 from pyspark.sql import types as t
+from pyspark.sql.pandas.types import from_arrow_schema
 
 REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 OPTIONAL_EVENT_COLUMNS = ("rating", "event_type")
@@ -83,7 +84,7 @@ RECOMMENDATIONS = t.StructType(
     ]
 )
 
-# mapInArrow does not cast: what a worker yields must have exactly these types.
+# The same for the workers that write the table's files.
 RECOMMENDATIONS_ARROW = pa.schema(
     [
         ("ds", pa.date32()),
@@ -98,16 +99,7 @@ RECOMMENDATIONS_ARROW = pa.schema(
     ]
 )
 
-# What a worker tells of a file that it has written.
-SCORED_FILES = t.StructType(
-    [
-        t.StructField("file", t.StringType()),
-        t.StructField("n_users", t.LongType()),
-        t.StructField("n_carried_users", t.LongType()),
-        t.StructField("n_unknown_items", t.LongType()),
-    ]
-)
-
+# What a worker tells of a file that it has written; mapInArrow does not cast, so one makes the other.
 SCORED_FILES_ARROW = pa.schema(
     [
         ("file", pa.string()),
@@ -116,6 +108,7 @@ SCORED_FILES_ARROW = pa.schema(
         ("n_unknown_items", pa.int64()),
     ]
 )
+SCORED_FILES = from_arrow_schema(SCORED_FILES_ARROW)
 
 REASON_MODEL = "model"
 REASON_POPULAR = "popular"

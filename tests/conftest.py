@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,30 @@ def make_night_config(folder: Path) -> Path:
     path = folder / "nightly.yaml"
     path.write_text(text.replace("partitions: 4 ", "partitions: 2 "))
     return path
+
+
+def night_runner(spark: Any, root: Path, config_file: Path) -> Any:
+    """A function that runs steps of a day's night on a warehouse, with settings changed for good."""
+    from spark_jobs.config import load_night_config
+    from spark_jobs.job import Job
+    from spark_jobs.prepare_features import prepare
+    from spark_jobs.publish import publish
+    from spark_jobs.score_users import score
+
+    def run(
+        day: str = "2024-05-02", steps: Any = (prepare, score, publish), **settings: Any
+    ) -> Warehouse:
+        text = config_file.read_text()
+        for key, value in settings.items():
+            lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
+            text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
+        config_file.write_text(text)
+        config = load_night_config(config_file)
+        for step in steps:
+            step(Job(spark, Warehouse(root), config, day))
+        return Warehouse(root)
+
+    return run
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ class TopItems:
         self._vectors[:, -1] = -torch.inf
         self._vectors[: len(rows), :-1] = item_matrix[rows]
         self._vectors[: len(rows), -1] = item_bias[rows]
-        self._block = size if size <= _KEPT else _BLOCK[item_matrix.device.type]
+        self._block = size if size <= _KEPT else _BLOCK.get(item_matrix.device.type, _BLOCK["cpu"])
         self._memory: dict[str, Tensor] = {}
 
     def __call__(self, states: Tensor, adjustments: Adjustments, k: int) -> tuple[Tensor, Tensor]:
@@ -53,7 +53,7 @@ class TopItems:
         Args:
             states: (B, H) float32; a few hundred at once.
             adjustments: added to single scores, by rows of the catalogue; minus infinity takes an
-                item out.
+                item out, and alone may stand twice for one score.
             k: items wanted.
         Returns:
             (B, K) scores, not rising, and (B, K) int64 rows of the catalogue. Where fewer are left

@@ -1,6 +1,5 @@
 """Nights that rank only what changed, against nights that rank everybody."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,7 @@ from pyspark.sql import SparkSession
 from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.carry_over import Base, find_carried
-from spark_jobs.config import load_night_config
-from spark_jobs.job import Job
-from spark_jobs.prepare_features import prepare
-from spark_jobs.publish import publish
-from spark_jobs.score_users import score
+from tests.conftest import night_runner
 from tests.data import random_artifact, write_events
 
 DAY, NEXT = "2024-05-01", "2024-05-02"
@@ -82,24 +77,20 @@ def run_night(spark: SparkSession, small_warehouse: Path, small_night_config: Pa
     few.append({"user_id": "u05", "item_id": "i2", "timestamp": NOON + 86_400})
     write_events(Warehouse(small_warehouse).raw_events, NEXT, few)
 
-    def run(day: str, steps: Any = (prepare, score, publish), **settings: Any) -> dict[str, Any]:
-        text = small_night_config.read_text()
-        for key, value in settings.items():
-            lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
-            text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
-        small_night_config.write_text(text)
-        config = load_night_config(small_night_config)
-        warehouse = Warehouse(small_warehouse)
-        for step in steps:
-            step(Job(spark, warehouse, config, day))
-        return warehouse.scored_manifest(day)
+    night = night_runner(spark, small_warehouse, small_night_config)
+
+    def run(day: str, **settings: Any) -> dict[str, Any]:
+        scored: dict[str, Any] = night(day, **settings).scored_manifest(day)
+        return scored
 
     return run
 
 
 def _table(root: Path, run: dict[str, Any]) -> list[tuple[Any, ...]]:
     with duckdb.connect() as database:
-        return database.execute(f"SELECT * FROM '{root / run['path']}/*.parquet' ORDER BY user_id, rank").fetchall()  # fmt: skip  # noqa: E501
+        return database.execute(
+            f"SELECT * FROM '{root / run['path']}/*.parquet' ORDER BY user_id, rank"
+        ).fetchall()
 
 
 @pytest.mark.spark

@@ -25,46 +25,27 @@ from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import schemas
 from spark_jobs.config import load_night_config
-from spark_jobs.job import Job
 from spark_jobs.prepare_features import prepare
 from spark_jobs.publish import audit_table, find_faults, publish
 from spark_jobs.score_users import score
-from tests.conftest import HOME, make_night_config, make_small_warehouse
+from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
 from tests.data import random_artifact
 
 pytestmark = pytest.mark.spark
 DAY = "2024-05-02"
-STEPS = (prepare, score, publish)
-
-
-def _night(spark: SparkSession, root: Path, config_file: Path) -> Any:
-    """A function that runs steps of a day's night on a warehouse."""
-
-    def run(day: str = DAY, steps: Any = STEPS, **settings: Any) -> Warehouse:
-        text = config_file.read_text()
-        for key, value in settings.items():
-            lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
-            text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
-        config_file.write_text(text)
-        config = load_night_config(config_file)
-        for step in steps:
-            step(Job(spark, Warehouse(root), config, day))
-        return Warehouse(root)
-
-    return run
 
 
 @pytest.fixture
 def night(spark: SparkSession, small_warehouse: Path, small_night_config: Path) -> Any:
     """Runs nights on a warehouse of the test's own."""
-    return _night(spark, small_warehouse, small_night_config)
+    return night_runner(spark, small_warehouse, small_night_config)
 
 
 @pytest.fixture(scope="module")
 def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
     """Two nights; the tests that use it only read."""
     folder = tmp_path_factory.mktemp("published")
-    run = _night(spark, make_small_warehouse(folder / "warehouse"), make_night_config(folder))
+    run = night_runner(spark, make_small_warehouse(folder / "warehouse"), make_night_config(folder))
     run("2024-05-01")
     published: Warehouse = run(DAY)
     return published
