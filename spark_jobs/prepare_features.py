@@ -18,14 +18,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from recbole_llm.errors import DataError
-from recbole_llm.warehouse import new_attempt, prune_attempts, replace_json
+from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
+from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
 from spark_jobs.lineage import find_base, raw_digests, state_settings
 from spark_jobs.raw_events import catalogue_files, event_files, read_raw
 from spark_jobs.state import (
-    TABLES,
     State,
     count_events,
     empty_state,
@@ -45,6 +45,7 @@ def prepare(job: Job) -> None:
     """Prepare one day, from the raw files to the manifest."""
     started = time.monotonic()
     spark, config, warehouse = job.spark, job.config, job.warehouse
+    prune_features(warehouse, job.day)  # but the one that a night upon this day may be reading
     base = find_base(warehouse, job.day, config)
     since = base["ds"] if base else None
     # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
@@ -112,37 +113,14 @@ def prepare(job: Job) -> None:
         "late_rows": late_rows,
         "seconds": round(time.monotonic() - started, 1),
     }
-    keep = {attempt.name, *_attempts_in_use(job)}
     replace_json(warehouse.features(job.day) / "manifest.json", manifest)
-    prune_attempts(warehouse.features(job.day), keep)
-    _prune_states(job)
+    prune_states(warehouse, job.day, config.keep_days)
     _log.info(
         "features %s: %d raw rows = %d accepted (%d late) + %d quarantined + %d duplicates; "
         "%d users, %d items, %.1f s",
         job.day, raw_rows, manifest["accepted_rows"], late_rows, manifest["quarantined_rows"],
         manifest["duplicate_rows"], manifest["n_users"], manifest["n_items"], manifest["seconds"],
     )  # fmt: skip
-
-
-def _attempts_in_use(job: Job) -> set[str]:
-    """The attempt that a scoring job may be reading, and those behind the day's tables."""
-    used = set()
-    if (job.warehouse.features(job.day) / "manifest.json").exists():
-        used.add(job.warehouse.features_manifest(job.day)["attempt"])
-    if table := job.warehouse.published_days().get(job.day):
-        used |= {Path(run["features_path"]).name for run in (table, *table["before"])}
-    return used
-
-
-def _prune_states(job: Job) -> None:
-    """Delete the tables of states older than ``keep_days``; quarantine and manifest stay."""
-    day = datetime.date.fromisoformat(job.day)
-    oldest = (day - datetime.timedelta(days=job.config.keep_days)).isoformat()
-    for each in job.warehouse.features_manifests():
-        if each < oldest:
-            for attempt in job.warehouse.features(each).iterdir():
-                for name in TABLES:
-                    rmtree(attempt / name, ignore_errors=True)
 
 
 def _audit_counts(
