@@ -75,6 +75,8 @@ def start_spark(name: str, config: NightConfig) -> SparkSession:
         .config("spark.sql.shuffle.partitions", str(config.partitions))
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.users_per_batch))
         .config("spark.speculation", "false")
+        # pandas writes times in nanoseconds, which Spark refuses otherwise; see raw_events.py.
+        .config("spark.sql.legacy.parquet.nanosAsLong", "true")
         # List the raw files of many days on the driver instead of starting a task for each.
         .config("spark.sql.sources.parallelPartitionDiscovery.threshold", "10000")
         .getOrCreate()

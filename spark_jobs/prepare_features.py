@@ -10,6 +10,7 @@ import datetime
 import logging
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -24,7 +25,7 @@ from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
 from spark_jobs.lineage import find_base, raw_digests, state_settings
-from spark_jobs.raw_events import catalogue_files, event_files, read_raw
+from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
 from spark_jobs.state import (
     State,
     count_events,
@@ -55,15 +56,12 @@ def prepare(job: Job) -> None:
     before = read_state(spark, warehouse.root / base["path"]) if base else empty_state(spark)
     _log.info("features %s: %d days of raw events upon %s", job.day, len(files),
               f"the state of {since}" if since else "nothing")  # fmt: skip
-    raw = read_raw(
-        spark, [file for day in files.values() for file in day],
-        schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS,
-    )  # fmt: skip
     catalogues = catalogue_files(warehouse.raw_items, since, job.day)
-    raw_items = read_raw(
-        spark, [file for day in catalogues.values() for file in day],
-        schemas.RAW_ITEM_COLUMNS, ("item_id",),
-    ).withColumn("ds", f.coalesce("ds", f.lit(job.day)))  # fmt: skip
+    event_list, item_list = (list(chain(*each.values())) for each in (files, catalogues))
+    raw = read_raw(spark, event_list, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    raw_items = read_raw(spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",)).withColumn(
+        "ds", f.coalesce("ds", f.lit(job.day))
+    )
     checked_items = check_items(raw_items).persist()
     good_items = checked_items.where(f.col("reason").isNull())
     items = merge_items(
@@ -71,7 +69,8 @@ def prepare(job: Job) -> None:
     ).persist()
     attempt = new_attempt(warehouse.features(job.day))
     # Written, not persisted: what is derived from it outlives a lost executor and plans in no time.
-    check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
+    with naming_broken_files([*event_list, *item_list]):  # this reads all of them
+        check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
     events = spark.read.schema(schemas.CHECKED_EVENTS).parquet(str(attempt / _CHECKED))
     arrivals = find_arrivals(events, before.recent, first_ds).persist()
 

@@ -3,8 +3,8 @@
     python -m benchmarks.faults kills            # about an hour on two busy cores
     python -m benchmarks.faults disk executor twice pointer
 
-**kills**: each job of each day of a generated feed is killed by SIGKILL, up to twice, at instants of
-a fixed seed: by the clock, or right behind something that appears on disk; all its processes, or its
+**kills**: each job of each day of a generated feed is killed by SIGKILL, up to three times, at instants
+of a fixed seed: by the clock, or right behind something that appears on disk; all its processes, or its
 driver, its JVM or one Python worker alone. It is started again by the same command line.
 **incomplete_reads**: what readers saw that is not one whole table of an undisturbed run, after each
 kill and by a reader that never rests. **final_mismatches**: what differs in the end from an
@@ -15,12 +15,14 @@ Writes ``benchmarks/results/faults.json``.
 """
 
 import argparse
+import json
 import logging
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.faults.cases import CASES, run_case
 from benchmarks.faults.kills import sweep
 from benchmarks.faults.store import save_part
 
@@ -31,8 +33,8 @@ def main() -> None:
         prog="python -m benchmarks.faults",
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("parts", nargs="+", choices=["kills"])
-    parser.add_argument("--days", type=int, default=11)
+    parser.add_argument("parts", nargs="+", choices=["kills", *CASES])
+    parser.add_argument("--days", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -41,11 +43,15 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix=f"faults-{part}-") as folder:
             if part == "kills":
                 run_kills(Path(folder), args.days, args.seed)
+            else:
+                account = run_case(part, Path(folder))
+                save_part(part, account, {})
+                sys.stdout.write(f"{part}: {json.dumps(account, indent=1)}\n")
 
 
 def run_kills(folder: Path, n_days: int, seed: int) -> None:
     """The sweep; its account is written as it goes."""
-    account = sweep(folder, n_days, 2, lambda part: save_part("kills", part, {}), seed)
+    account = sweep(folder, n_days, 3, lambda part: save_part("kills", part, {}), seed)
     incomplete = account["reader_faults"] + account["faults"]
     figures: dict[str, Any] = {
         "kills": len(account["kills"]),

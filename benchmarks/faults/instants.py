@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.faults.processes import JobProcess
 from benchmarks.faults.world import World
 
-_POLL_S = 0.0005
+_POLL_S = 0.002
 _Mark = Callable[[Path, str], object]
 
 MARKS: dict[str, dict[str, _Mark]] = {

@@ -142,7 +142,7 @@ class Killer:
 def sweep(
     root: Path, n_days: int, kills_a_job: int, save: Callable[[dict[str, Any]], None], seed: int
 ) -> dict[str, Any]:
-    """Kill every job of every day up to ``kills_a_job`` times, the DAG's number of retries.
+    """Kill every job of every day up to ``kills_a_job`` times, and start it again each time.
 
     Args:
         save: is told the account after each day.

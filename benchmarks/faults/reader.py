@@ -21,7 +21,7 @@ from benchmarks.faults.tables import check_published
 from recbole_llm.warehouse import Warehouse
 
 _HOME = Path(__file__).parent.parent.parent
-_PAUSE_S = 0.02
+_PAUSE_S = 0.1
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def make_world(root: Path, n_days: int, n_users: int = 300, n_items: int = 120) 
                     "item_id": f"i{int(n_items * random_.random() ** 2)}",
                 }  # fmt: skip
                 lines.append(json.dumps(event))
-        lines += random_.choices(lines, k=5) + ["{broken"]
+        lines += [*random_.choices(lines, k=5), "{broken"]
         folder = warehouse.raw_events / f"ds={day}"
         folder.mkdir(parents=True)
         (folder / "events.jsonl").write_text("\n".join(lines) + "\n")
