@@ -121,7 +121,12 @@ GOOD = "".join(
     f'{{"user_id": "g{n}", "item_id": "i{n % 50}", "timestamp": {NOON + n}}}\n' for n in range(200)
 ).encode()
 """The good file, which lies beside each of ``file_kinds``."""
-_CSV = b"user_id,item_id,timestamp\n" + b"".join(b"c%d,i1,%d\n" % (n, NOON) for n in range(200))
+
+
+def _csv(of: str) -> bytes:
+    """Two hundred good rows of a file's own users."""
+    rows = [f"{of}{n},i1,{NOON}" for n in range(200)]
+    return "\n".join(["user_id,item_id,timestamp", *rows, ""]).encode()
 
 
 def file_kinds() -> dict[str, FileKind]:
@@ -133,22 +138,28 @@ def file_kinds() -> dict[str, FileKind]:
         "the same file twice": FileKind("again.jsonl", GOOD, duplicates=200),
         "an empty file": FileKind("empty.csv", b""),
         "an empty packed file": FileKind("empty.jsonl.gz", gzip.compress(b"")),
-        "a packed file": FileKind("e.csv.gz", gzip.compress(_CSV), accepted=200),
-        "a byte order mark": FileKind("bom.csv", b"\xef\xbb\xbf" + _CSV, accepted=200),
-        "a byte order mark before JSON": FileKind("bom.jsonl", b"\xef\xbb\xbf" + GOOD, duplicates=200),
-        "lines that end with CR LF": FileKind("crlf.csv", _CSV.replace(b"\n", b"\r\n"), accepted=200),
-        "JSON lines that end with CR LF": FileKind("c.jsonl", GOOD.replace(b"\n", b"\r\n"), duplicates=200),
+        "a packed file": FileKind("e.csv.gz", gzip.compress(_csv("packed")), accepted=200),
+        "a byte order mark": FileKind("bom.csv", b"\xef\xbb\xbf" + _csv("bom"), accepted=200),
+        "a byte order mark before JSON": FileKind(
+            "bom.jsonl", b"\xef\xbb\xbf" + GOOD, duplicates=200
+        ),
+        "lines that end with CR LF": FileKind("crlf.csv", _csv("crlf").replace(b"\n", b"\r\n"), accepted=200),
+        "JSON lines that end with CR LF": FileKind(
+            "c.jsonl", GOOD.replace(b"\n", b"\r\n"), duplicates=200
+        ),
         "blank lines": FileKind("blank.jsonl", b"\n\n" + GOOD + b"\n  \n", duplicates=200),
-        "many records on a line": FileKind("list.json", b"[" + GOOD.strip().replace(b"\n", b",") + b"]\n", duplicates=200),
+        "many records on a line": FileKind(
+            "list.json", b"[" + GOOD.strip().replace(b"\n", b",") + b"]\n", duplicates=200
+        ),
         "a quote that does not end": FileKind(
-            "quote.csv", _CSV + b'"q,i1,1\nq,i1,%d\n' % NOON, accepted=201,
+            "quote.csv", _csv("quote") + b'"q,i1,1\nq,i1,%d\n' % NOON, accepted=201,
             reasons={"malformed_record": 1},
         ),
         "rows of another width": FileKind(
-            "width.csv", _CSV + b"q,i1\nq,i1,1,2\n", accepted=200, reasons={"malformed_record": 2}
+            "width.csv", _csv("width") + b"q,i1\nq,i1,1,2\n", accepted=200, reasons={"malformed_record": 2}
         ),
         "a latin-1 CSV": FileKind(
-            "latin.csv", _CSV + "caf\xe9,i1,1\n".encode("latin-1"), accepted=200,
+            "latin.csv", _csv("latin") + "caf\xe9,i1,1\n".encode("latin-1"), accepted=200,
             reasons={"bad_user_id": 1},
         ),
         "a new column": FileKind(
@@ -159,10 +170,10 @@ def file_kinds() -> dict[str, FileKind]:
         ),
         "nanoseconds": FileKind(
             "nanos.parquet",
-            _parquet(user_id=["p"], timestamp=pa.array([NOON * 10**9], pa.timestamp("ns"))),
+            _parquet(user_id=["n"], timestamp=pa.array([NOON * 10**9], pa.timestamp("ns"))),
             accepted=1,
         ),
-        "UTF-16": FileKind("utf16.csv", _CSV.decode().encode("utf-16"), "is not UTF-8 but UTF-16"),
+        "UTF-16": FileKind("utf16.csv", _csv("c").decode().encode("utf-16"), "is not UTF-8 but UTF-16"),
         "UTF-16 without a mark": FileKind(
             "utf16.jsonl", GOOD.decode().encode("utf-16-le"), "is not UTF-8 but UTF-16"
         ),
@@ -176,7 +187,7 @@ def file_kinds() -> dict[str, FileKind]:
             "cut.jsonl.gz", gzip.compress(GOOD * 500)[:-2000], "is no whole gzip file"
         ),
         "a packed CSV file cut short": FileKind(
-            "cut.csv.gz", gzip.compress(_CSV * 500)[:-2000], "is no whole gzip file"
+            "cut.csv.gz", gzip.compress(_csv("c") * 500)[:-2000], "is no whole gzip file"
         ),
         "a packed file that is none": FileKind("none.jsonl.gz", GOOD, "is no whole gzip file"),
         "a missing column": FileKind("e.csv", b"user_id,item_id\nu,i1\n", "lacks the columns"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+from pyspark.sql import SparkSession
 
 from benchmarks.faults.instants import MARKS, wait_for_clock, wait_for_mark
 from benchmarks.faults.processes import JOBS, VICTIMS, JobProcess
@@ -28,20 +29,23 @@ _FIRST_GUESS_S = 12.0
 _DELAYS_S = (0.0, 0.0, 0.002, 0.01, 0.05)
 
 
-def run_undisturbed(root: Path, n_days: int, spark: Any = None) -> dict[str, Any]:
-    """Every day's night in this process, undisturbed.
+def run_nights(world: World, days: list[str], spark: SparkSession) -> None:
+    """Run days' nights in this process, undisturbed."""
+    config = load_night_config(world.config)
+    for day in days:
+        for step in STEPS.values():
+            step(Job(spark, world.warehouse, config, day))
+
+
+def run_undisturbed(root: Path, n_days: int) -> dict[str, Any]:
+    """Every day's night of a new world in a session of its own.
 
     Returns:
         ``days``, what ``describe_day`` says of each, and ``digests`` of the tables by run id.
     """
     world = make_world(root, n_days)
-    config = load_night_config(world.config)
-    session = spark or start_spark("undisturbed", config)
-    for day in world.days:
-        for step in STEPS.values():
-            step(Job(session, world.warehouse, config, day))
-    if spark is None:
-        session.stop()
+    with start_spark("undisturbed", load_night_config(world.config)) as spark:
+        run_nights(world, world.days, spark)
     return describe(world)
 
 

@@ -29,16 +29,23 @@ class JobProcess:
         day: the partition.
         log: a file for what it says.
         master: where Spark runs.
+        memory: of the driver's JVM.
     """
 
     def __init__(
-        self, world: World, job: str, day: str, log: Path, master: str = "local[2]"
+        self,
+        world: World,
+        job: str,
+        day: str,
+        log: Path,
+        master: str = "local[2]",
+        memory: str = "1g",
     ) -> None:
         # As the SparkSubmitOperator of dags/night_jobs.py puts it together.
         command = [
             str(Path(pyspark.__path__[0]) / "bin" / "spark-submit"), "--master", master,
             "--conf", "spark.sql.session.timeZone=UTC", "--conf", "spark.ui.enabled=false",
-            "--conf", "spark.speculation=false", "--driver-memory", "1g",
+            "--conf", "spark.speculation=false", "--driver-memory", memory,
             "--name", f"{job} {day}", "--deploy-mode", "client",
             str(_HOME / "spark_jobs" / f"{job}.py"), "--warehouse", str(world.warehouse.root),
             "--config", str(world.config), "--day", day,
