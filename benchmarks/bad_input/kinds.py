@@ -143,7 +143,9 @@ def file_kinds() -> dict[str, FileKind]:
         "a byte order mark before JSON": FileKind(
             "bom.jsonl", b"\xef\xbb\xbf" + GOOD, duplicates=200
         ),
-        "lines that end with CR LF": FileKind("crlf.csv", _csv("crlf").replace(b"\n", b"\r\n"), accepted=200),
+        "lines that end with CR LF": FileKind(
+            "crlf.csv", _csv("crlf").replace(b"\n", b"\r\n"), accepted=200
+        ),
         "JSON lines that end with CR LF": FileKind(
             "c.jsonl", GOOD.replace(b"\n", b"\r\n"), duplicates=200
         ),
@@ -156,7 +158,8 @@ def file_kinds() -> dict[str, FileKind]:
             reasons={"malformed_record": 1},
         ),
         "rows of another width": FileKind(
-            "width.csv", _csv("width") + b"q,i1\nq,i1,1,2\n", accepted=200, reasons={"malformed_record": 2}
+            "width.csv", _csv("width") + b"q,i1\nq,i1,1,2\n", accepted=200,
+            reasons={"malformed_record": 2},
         ),
         "a latin-1 CSV": FileKind(
             "latin.csv", _csv("latin") + "caf\xe9,i1,1\n".encode("latin-1"), accepted=200,
