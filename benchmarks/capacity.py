@@ -10,7 +10,6 @@ long as there are several for each core; it is not measured here beyond two.
 
 import argparse
 import sys
-from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.about import RESULTS, read_results
@@ -21,58 +20,40 @@ _CORES = 2
 _GIB = 1 << 30
 
 
-@dataclass(frozen=True)
-class Rates:
-    """Of one core, a second."""
-
-    state_users: float
-    """Users whose state is extended and written."""
-    score_users: float
-    """Users ranked, histories of 50."""
-    audit_rows: float
-    """Rows of the table that are audited and published."""
-    changed_share: float
-    """Seconds of scoring, where a twentieth changed, over those where everybody did."""
-    table_bytes: float
-    """Of a row."""
-    state_bytes: float
-    """Of a user."""
-
-
-def measured_rates(n_items: int) -> Rates:
-    """Read the results; of the measured catalogues the next larger one counts."""
-    scoring = read_results(RESULTS / "scoring.json", {})
+def reckon(n_users: int, n_items: int, k: int, hours: float) -> list[tuple[str, str, str]]:
+    """What a night takes: name, where all users changed, where a twentieth did."""
     nightly = read_results(RESULTS / "nightly.json", {})
-    size = next((each for each in _CATALOGUES if each >= n_items), _CATALOGUES[-1])
+    scoring = read_results(RESULTS / "scoring.json", {})
     night = nightly["nights"]["changed_5pct"]
-    slower = max(1.0, n_items / size)  # beyond the largest, ranking grows with the catalogue
-    return Rates(
-        state_users=night["n_users"] / night["features_seconds"] / _CORES,
-        score_users=scoring["users_a_second"][f"{size} items, 1 core"]["score"] / slower,
-        audit_rows=night["n_rows"] / night["publish_seconds"] / _CORES,
-        changed_share=nightly["figures"]["changed_5pct_over_full"],
-        table_bytes=night["table_bytes"] / night["n_rows"],
-        state_bytes=night["state_bytes"] / night["n_users"],
-    )
-
-
-def reckon(rates: Rates, n_users: int, n_items: int, k: int, hours: float) -> list[tuple[str, ...]]:
-    """Rows of the table: what, on a full night, on a night in which a twentieth changed."""
-    state = n_users / rates.state_users / 3600
-    score = n_users / rates.score_users / 3600
-    audit = n_users * k / rates.audit_rows / 3600
-    full, few = state + score + audit, state + score * rates.changed_share + audit
+    n_measured = night["n_users"]
+    # Of the measured catalogues the next larger one counts; beyond them ranking grows in step.
+    size = next((each for each in _CATALOGUES if each >= n_items), _CATALOGUES[-1])
+    rate = scoring["users_a_second"][f"{size} items, 1 core"]["score"] / max(1.0, n_items / size)
+    score = n_users / rate / 3600
+    by_job = {
+        "prepare_features": [n_users / n_measured * night["features_seconds"] * _CORES / 3600] * 2,
+        "score_users": [score, score * nightly["figures"]["changed_5pct_over_full"]],
+        "publish": [
+            n_users * k / night["n_rows"] * night["publish_seconds"] * _CORES / 3600
+        ] * 2,
+    }  # fmt: skip
+    together = [sum(column) for column in zip(*by_job.values(), strict=True)]
     width = load_yaml(config_path("model", "LLMSeqRec"))["hidden_size"]
+    gibibytes = {
+        "table, GiB": n_users * k / night["n_rows"] * night["table_bytes"] / _GIB,
+        "a day's state, GiB": n_users / n_measured * night["state_bytes"] / _GIB,
+        "item vectors in each worker, GiB": n_items * width * 4 / _GIB,
+    }
     return [
-        ("prepare_features, core-hours", f"{state:.1f}", f"{state:.1f}"),
-        ("score_users, core-hours", f"{score:.1f}", f"{score * rates.changed_share:.1f}"),
-        ("publish, core-hours", f"{audit:.1f}", f"{audit:.1f}"),
-        ("together, core-hours", f"{full:.1f}", f"{few:.1f}"),
-        (f"cores for {hours:g} hours", _up(full / hours), _up(few / hours)),
-        ("table, GiB", *[f"{n_users * k * rates.table_bytes / _GIB:.1f}"] * 2),
-        ("a day's state, GiB", *[f"{n_users * rates.state_bytes / _GIB:.1f}"] * 2),
-        ("item vectors in each worker, GiB", *[f"{n_items * width * 4 / _GIB:.2f}"] * 2),
+        *((f"{job}, core-hours", *map(_one, both)) for job, both in by_job.items()),
+        ("together, core-hours", *map(_one, together)),
+        (f"cores for {hours:g} hours", *(_up(each / hours) for each in together)),
+        *((name, f"{size:.2f}", f"{size:.2f}") for name, size in gibibytes.items()),
     ]
+
+
+def _one(number: float) -> str:
+    return f"{number:.1f}"
 
 
 def _up(number: float) -> str:
@@ -92,7 +73,7 @@ def main() -> None:
     table: list[Any] = [
         (f"{args.users:,} users, {args.items:,} items, K={args.k}", "all changed", "5 % changed"),
         ("---", "---:", "---:"),
-        *reckon(measured_rates(args.items), args.users, args.items, args.k, args.hours),
+        *reckon(args.users, args.items, args.k, args.hours),
     ]
     sys.stdout.write("".join(f"| {' | '.join(row)} |\n" for row in table))
 

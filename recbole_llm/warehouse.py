@@ -19,6 +19,7 @@ import contextlib
 import datetime
 import fcntl
 import json
+import logging
 import os
 import shutil
 import uuid
@@ -27,6 +28,7 @@ from typing import Any, TextIO
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 
+_log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
 
@@ -218,13 +220,16 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
     Args:
         keep: folder names to keep.
     Returns:
-        How many were deleted.
+        How many they are.
     """
     if not parent.is_dir():
         return 0
     stale = [path for path in parent.iterdir() if path.is_dir() and path.name not in keep]
     for path in stale:
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # a dead job's executor that still writes; the next job deletes it
+            _log.warning("%s could not be deleted: %s", path, error)
     return len(stale)
 
 

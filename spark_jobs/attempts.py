@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ def prune_runs(warehouse: Warehouse, day: str) -> None:
     keep = {Path(run["path"]).name for run in _runs(warehouse, day)}
     for folder in warehouse.runs(day).glob("run_id=*"):
         prune_attempts(folder, keep)
-        if not any(folder.iterdir()):
+        with suppress(OSError):  # not empty
             folder.rmdir()
 
 

@@ -1,5 +1,6 @@
 """A warehouse whose second day brings bad rows among good ones, and what must be counted of them."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from benchmarks.bad_input.kinds import (
     GOOD,
     ITEMS,
     MAX_DAILY_EVENTS,
+    MIDNIGHT,
     ROW_KINDS,
     FileKind,
     write_items,
@@ -24,6 +26,7 @@ from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 
 FIRST_DAY = "2024-05-01"
+_N_USERS = 100_000
 
 
 @dataclass
@@ -59,8 +62,7 @@ def write_rows(world: World, n_good: int, n_each: int, expected: Expected, seed:
     A robot gets ``MAX_DAILY_EVENTS`` more.
     """
     random_ = random.Random(seed)
-    good = ROW_KINDS["more fields than asked for"][1]
-    rows = [good(random_) for _ in range(n_good)]
+    rows = [_good_row(number, random_) for number in range(n_good)]
     rows += repeat(rows[0], n_each)
     expected.duplicates += n_each
     expected.accepted += n_good
@@ -76,6 +78,16 @@ def write_rows(world: World, n_good: int, n_each: int, expected: Expected, seed:
     folder = day_folder(world)
     with (folder / "rows.jsonl").open("wb") as file:
         file.writelines(row + b"\n" for row in rows)
+
+
+def _good_row(number: int, random_: random.Random) -> bytes:
+    """Another event for each number, of as many users as a night ranks in a minute or two."""
+    event = {
+        "user_id": f"v{number % _N_USERS}",
+        "item_id": ITEMS[number // _N_USERS % len(ITEMS)],
+        "timestamp": MIDNIGHT + random_.randrange(86_400),
+    }
+    return json.dumps(event).encode()
 
 
 def write_files(world: World, kinds: dict[str, FileKind], expected: Expected) -> None:
