@@ -22,7 +22,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.faults.cases import CASES, run_case
+from benchmarks.faults.cases import CASES, run_cases
 from benchmarks.faults.kills import sweep
 from benchmarks.faults.store import save_part
 
@@ -39,27 +39,26 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    for part in args.parts:
-        with tempfile.TemporaryDirectory(prefix=f"faults-{part}-") as folder:
-            if part == "kills":
-                run_kills(Path(folder), args.days, args.seed)
-            else:
-                account = run_case(part, Path(folder))
-                save_part(part, account, {})
-                sys.stdout.write(f"{part}: {json.dumps(account, indent=1)}\n")
+    with tempfile.TemporaryDirectory(prefix="faults-") as folder:
+        if "kills" in args.parts:
+            run_kills(Path(folder) / "kills", args.days, args.seed)
+        if cases := [case for case in CASES if case in args.parts]:
+            run_cases(cases, Path(folder), save_case)
+
+
+def save_case(case: str, account: dict[str, Any]) -> None:
+    """Write what came of a case, and say it."""
+    save_part(case, account)
+    sys.stdout.write(f"{case}: {json.dumps(account, indent=1)}\n")
 
 
 def run_kills(folder: Path, n_days: int, seed: int) -> None:
     """The sweep; its account is written as it goes."""
-    account = sweep(folder, n_days, 3, lambda part: save_part("kills", part, {}), seed)
-    incomplete = account["reader_faults"] + account["faults"]
-    figures: dict[str, Any] = {
-        "kills": len(account["kills"]),
-        "incomplete_reads": len(incomplete),
-        "final_mismatches": len(account["mismatches"]) + len(account["leftovers"]),
-    }
-    save_part("kills", account, figures)
-    sys.stdout.write(f"{figures}\n{account['mismatches']}\n{account['leftovers']}\n{incomplete}\n")
+    name = f"kills, seed {seed}"
+    folder.mkdir()
+    account = sweep(folder, n_days, 3, lambda part: save_part(name, part), seed)
+    save_part(name, account)
+    sys.stdout.write(f"{json.dumps({**account, 'kills': len(account['kills'])}, indent=1)}\n")
 
 
 if __name__ == "__main__":

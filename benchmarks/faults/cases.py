@@ -6,64 +6,100 @@ import random
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import psutil
 
-from benchmarks.faults.kills import compare, describe, run_undisturbed
+from benchmarks.faults.kills import STEPS, compare, describe, run_nights
 from benchmarks.faults.processes import JOBS, JobProcess
 from benchmarks.faults.reader import reading
 from benchmarks.faults.tables import check_published, find_leftovers
 from benchmarks.faults.world import World, make_world
-from recbole_llm.warehouse import replace_json
+from recbole_llm.warehouse import Warehouse
+from spark_jobs.config import load_night_config
+from spark_jobs.job import Job, start_spark
 
 CLUSTER = "local-cluster[2,1,1024]"
-N_DAYS = 2
 _DISK_MIB = 64
-_ROOM_KIB = (0, 24, 120, 400)
-"""What is left of the disk, from nothing to enough for part of a job's files."""
+_ROOM_KIB = (0, 200)
+"""What is left of the disk: nothing, or enough for part of a job's files."""
 
 
-def run_case(case: str, root: Path) -> dict[str, Any]:
-    """Disturb the second of two nights in one way.
+@dataclass(frozen=True)
+class Ground:
+    """Where a case is played: two nights, the first of them published."""
 
-    Returns:
-        What was done; ``reads`` and ``faults`` of the reader; ``mismatches`` and ``leftovers`` against
-        an undisturbed run.
+    world: World
+    scratch: Path
+    """For logs."""
+    run: Callable[[str], None]
+    """Runs a job of the second night in this process, undisturbed."""
+
+    @property
+    def day(self) -> str:
+        """The second night."""
+        return self.world.days[1]
+
+    def start(self, job: str, master: str = "local[2]") -> JobProcess:
+        """Start a job of the second night."""
+        number = len(list(self.scratch.glob("*.log")))
+        return JobProcess(self.world, job, self.day, self.scratch / f"{number}.log", master)
+
+
+def run_cases(cases: list[str], root: Path, save: Callable[[str, dict[str, Any]], None]) -> None:
+    """Disturb the second of two nights in several ways, each from the same first night.
+
+    Args:
+        save: is told each case and what came of it: what was done; ``reads`` and ``faults`` of the
+            reader; ``mismatches`` and ``leftovers`` against an undisturbed night.
     """
-    truth = run_undisturbed(root / "undisturbed", N_DAYS)
-    with _place(case, root) as place:
-        if place is None:
-            return {"skipped": "a small disk can be mounted by root alone"}
-        world = make_world(place, N_DAYS)
-        for job in JOBS:
-            _must(JobProcess(world, job, world.days[0], root / "first.log"))
-        # A reader of this version refuses a newer pointer, as the jobs do.
-        reader = (
-            nullcontext({}) if case == "pointer" else reading(world.warehouse, truth["digests"])
-        )
-        with reader as seen:
-            done = _CASES[case](world, root)
-        with duckdb.connect() as database:
-            found = check_published(database, world.warehouse, truth["digests"])
-        was_named = done.pop("was_named", {})
-        return {
-            **done,
-            "reads": seen.get("reads", 0),
-            "faults": seen.get("faults", []) + found,
-            "mismatches": compare(truth, describe(world)),
-            "leftovers": find_leftovers(world.warehouse, was_named),
-        }
+    truth = make_world(root / "truth", 2)
+    config = load_night_config(truth.config)
+    with start_spark("undisturbed", config) as spark:
+        run_nights(truth, truth.days[:1], spark)
+        shutil.copytree(truth.warehouse.root, root / "first")  # times too, which digests hold
+        run_nights(truth, truth.days[1:], spark)
+        expected = describe(truth)
+        for case in cases:
+            with _place(case, root / case) as place:
+                if place is None:
+                    save(case, {"skipped": "a small disk can be mounted by root alone"})
+                    continue
+                shutil.copytree(root / "first", place / "warehouse")
+                world = replace(truth, warehouse=Warehouse(place / "warehouse"))
+
+                def run(job: str, world: World = world) -> None:
+                    STEPS[job](Job(spark, world.warehouse, config, world.days[1]))
+
+                save(case, _play(case, Ground(world, root, run), expected))
+
+
+def _play(case: str, ground: Ground, expected: dict[str, Any]) -> dict[str, Any]:
+    warehouse, digests = ground.world.warehouse, expected["digests"]
+    # A reader of this version refuses a newer pointer, as the jobs do.
+    reader = nullcontext({}) if case == "pointer" else reading(warehouse, digests)
+    with reader as seen:
+        done = _CASES[case](ground)
+    with duckdb.connect() as database:
+        found = check_published(database, warehouse, digests)
+    was_named = {ground.day: done.pop("was_named", None)}
+    return {
+        **done,
+        "reads": seen.get("reads", 0),
+        "faults": seen.get("faults", []) + found,
+        "mismatches": compare(expected, describe(ground.world)),
+        "leftovers": find_leftovers(warehouse, was_named),
+    }
 
 
 @contextmanager
-def _place(case: str, root: Path) -> Iterator[Path | None]:
+def _place(case: str, place: Path) -> Iterator[Path | None]:
     """Where the world lies: on a disk of its own where it shall fill up."""
-    place = root / "world"
     place.mkdir()
     if case != "disk":
         yield place
@@ -78,16 +114,16 @@ def _place(case: str, root: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def _fill_the_disk(world: World, root: Path) -> dict[str, Any]:
+def _fill_the_disk(ground: Ground) -> dict[str, Any]:
     """Run each job on a disk that is full, or nearly, and then on one with room."""
-    day, ballast = world.days[1], world.warehouse.root.parent / "ballast"
+    ballast = ground.world.warehouse.root.parent / "ballast"
     tries: list[dict[str, Any]] = []
     for job in JOBS:
         for room_kib in _ROOM_KIB:
             free = shutil.disk_usage(ballast.parent).free
             with ballast.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, max(free - room_kib * 1024, 1))
-            process = JobProcess(world, job, day, root / "disk.log")
+            process = ground.start(job)
             code = process.wait()
             tries.append({
                 "job": job, "room_kib": room_kib, "exit_code": code,
@@ -97,15 +133,15 @@ def _fill_the_disk(world: World, root: Path) -> dict[str, Any]:
             if code == 0:
                 break
         else:
-            _must(JobProcess(world, job, day, root / "retry.log"))
+            ground.run(job)
     return {"tries": tries}
 
 
-def _lose_an_executor(world: World, root: Path) -> dict[str, Any]:
+def _lose_an_executor(ground: Ground) -> dict[str, Any]:
     """Kill one of two executors in the middle of each job."""
-    random_, day, lost = random.Random(1), world.days[1], []
+    random_, lost = random.Random(1), []
     for job in JOBS:
-        process = JobProcess(world, job, day, root / f"{job}.log", CLUSTER)
+        process = ground.start(job, CLUSTER)
         executors: list[psutil.Process] = []
         while process.is_running() and len(executors) < 2:
             time.sleep(0.1)
@@ -118,40 +154,38 @@ def _lose_an_executor(world: World, root: Path) -> dict[str, Any]:
         if was_running:
             random_.choice(executors).kill()
         lost.append({"job": job, "lost_while_running": was_running, "exit_code": process.wait()})
-    return {"lost": lost, "exit_codes": [each["exit_code"] for each in lost]}
+    return {"lost": lost}
 
 
-def _run_twice_at_once(world: World, root: Path) -> dict[str, Any]:
+def _run_twice_at_once(ground: Ground) -> dict[str, Any]:
     """Start each job twice at the same time."""
     codes = []
     was_named = None
     for job in JOBS:
-        pair = [JobProcess(world, job, world.days[1], root / f"{n}.log") for n in range(2)]
+        pair = [ground.start(job), ground.start(job)]
         if job == "prepare_features":
-            while was_named is None and pair[0].is_running() | pair[1].is_running():
-                was_named = _attempt(world)
+            while was_named is None and (pair[0].is_running() or pair[1].is_running()):
+                was_named = _attempt(ground)
                 time.sleep(0.01)
         codes += [process.wait() for process in pair]
-    return {"exit_codes": codes, "was_named": {world.days[1]: was_named}}
+    return {"exit_codes": codes, "was_named": was_named}
 
 
-def _meet_a_newer_pointer(world: World, root: Path) -> dict[str, Any]:
+def _meet_a_newer_pointer(ground: Ground) -> dict[str, Any]:
     """Run each job where a newer version has moved the pointer, and then as usual."""
-    pointer = world.warehouse.published
-    own = json.loads(pointer.read_text(encoding="utf-8"))
+    pointer = ground.world.warehouse.published
+    own, newer = pointer.read_bytes(), json.dumps({"format_version": 99, "tables": {}}).encode()
     refusals = []
     for job in JOBS:
-        newer = {"format_version": 99, "tables": {}}
-        replace_json(pointer.with_suffix(".aside"), own)
-        replace_json(pointer, newer)
-        process = JobProcess(world, job, world.days[1], root / "newer.log")
+        pointer.write_bytes(newer)
+        process = ground.start(job)
         refusals.append({
             "job": job, "exit_code": process.wait(),
             "told": "has format 99, this version reads" in process.log.read_text(),
-            "untouched": json.loads(pointer.read_text(encoding="utf-8")) == newer,
+            "untouched": pointer.read_bytes() == newer,
         })  # fmt: skip
-        pointer.with_suffix(".aside").replace(pointer)
-        _must(JobProcess(world, job, world.days[1], root / "own.log"))
+        pointer.write_bytes(own)
+        ground.run(job)
     return {"refusals": refusals}
 
 
@@ -164,11 +198,6 @@ _CASES = {
 CASES = tuple(_CASES)
 
 
-def _must(process: JobProcess) -> None:
-    if process.wait():
-        raise RuntimeError(process.tail())
-
-
 def _words(process: psutil.Process) -> list[str]:
     try:
         words: list[str] = process.cmdline()
@@ -177,6 +206,6 @@ def _words(process: psutil.Process) -> list[str]:
     return words
 
 
-def _attempt(world: World) -> str | None:
-    path = world.warehouse.features(world.days[1]) / "manifest.json"
+def _attempt(ground: Ground) -> str | None:
+    path = ground.world.warehouse.features(ground.day) / "manifest.json"
     return json.loads(path.read_text(encoding="utf-8"))["attempt"] if path.is_file() else None

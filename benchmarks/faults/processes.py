@@ -132,7 +132,10 @@ def job_environment(scratch: Path) -> dict[str, str]:
         "SPARK_HOME": pyspark.__path__[0],
         "SPARK_LOCAL_IP": "127.0.0.1",
         # Half the processor time of jobs that live for seconds.
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
+        f"-Djava.io.tmpdir={scratch}",
+        # Where a killed JVM leaves what it shuffled.
+        "SPARK_LOCAL_DIRS": str(scratch / "local"),
         # Executors of a local-cluster keep their logs here, not in the environment's folder.
         "SPARK_WORKER_DIR": str(scratch / "executors"),
     }
