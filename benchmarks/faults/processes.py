@@ -129,16 +129,23 @@ def job_environment(scratch: Path) -> dict[str, str]:
         "PYTHONPATH": str(_HOME),
         "PYSPARK_PYTHON": sys.executable,
         "PYSPARK_DRIVER_PYTHON": sys.executable,
-        "SPARK_HOME": pyspark.__path__[0],
+        "SPARK_HOME": str(_spark_home(scratch)),
         "SPARK_LOCAL_IP": "127.0.0.1",
         # Half the processor time of jobs that live for seconds.
-        "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC "
-        f"-Djava.io.tmpdir={scratch}",
+        "JAVA_TOOL_OPTIONS": f"-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Djava.io.tmpdir={scratch}",
         # Where a killed JVM leaves what it shuffled.
         "SPARK_LOCAL_DIRS": str(scratch / "local"),
-        # Executors of a local-cluster keep their logs here, not in the environment's folder.
-        "SPARK_WORKER_DIR": str(scratch / "executors"),
     }
+
+
+def _spark_home(scratch: Path) -> Path:
+    """Spark, linked, for a local-cluster's executors work below its home."""
+    home = scratch / "spark"
+    home.mkdir(exist_ok=True)
+    for path in Path(pyspark.__path__[0]).iterdir():
+        if not (home / path.name).exists() and path.name != "work":
+            (home / path.name).symlink_to(path)
+    return home
 
 
 def _kill(process: psutil.Process) -> None:

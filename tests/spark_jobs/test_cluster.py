@@ -48,7 +48,7 @@ def test_two_executors_give_what_two_cores_give(
         command, env=job_environment(tmp_path), capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(list((tmp_path / "executors").glob("app-*/*"))) == 2
+    assert len(list((tmp_path / "spark" / "work").glob("app-*/*"))) == 2
     there = Warehouse(tmp_path / "cluster")
     assert there.published_run(DAY)["run_id"] == here.published_run(DAY)["run_id"]
     expected, found = (list(_rows(warehouse).values()) for warehouse in (here, there))
