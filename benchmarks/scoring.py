@@ -199,9 +199,10 @@ def _measure_spark(repeats: int) -> dict[str, float]:
     from benchmarks.nightly import untrained_artifact
     from recbole_llm.config_files import config_path
     from recbole_llm.scoring import load_scorer, write_artifact
+    from spark_jobs.catalogue import Catalogue
     from spark_jobs.config import load_night_config
     from spark_jobs.job import start_spark
-    from spark_jobs.ranking import Catalogue, RankingTask
+    from spark_jobs.ranking import RankingTask
     from spark_jobs.score_users import score_sequences
 
     folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
@@ -218,7 +219,9 @@ def _measure_spark(repeats: int) -> dict[str, float]:
             "item_ids": pa.FixedSizeListArray.from_arrays(
                 pa.array(ids[met[part].reshape(-1) - 1]), _LENGTH
             ).cast(pa.list_(pa.string())),
-            "history_hash": pa.array(part, pa.int64()),
+            "state_hash": pa.array(part, pa.int64()),
+            "blocked_ids": pa.array([[]] * len(part), pa.list_(pa.string())),
+            "market": pa.nulls(len(part), pa.string()),
         }
         files.append(str(folder / f"part-{number}.parquet"))
         pq.write_table(pa.table(table), files[-1])
@@ -226,13 +229,16 @@ def _measure_spark(repeats: int) -> dict[str, float]:
     output = folder / "table"
     output.mkdir()
     with start_spark("scoring", config) as spark:
-        catalogue = Catalogue(list(ids), [(str(item), 0.0) for item in ids[:2000]], None)
+        nowhere = np.array([], dtype=np.int64)
+        catalogue = Catalogue(list(ids), np.zeros(len(ids)), np.full(len(ids), -1), {"": nowhere})
         task = RankingTask(
             artifact=str(artifact), output=str(output), day=datetime.date(2024, 5, 1),
             run_id="benchmark", model_version=artifact.name, k=_K, exclude_seen=True,
+            max_per_category=0, default_market="",
             users_per_batch=config.users_per_batch,
             generated_at=datetime.datetime(2024, 5, 2, tzinfo=datetime.UTC),
             catalogue=spark.sparkContext.broadcast(catalogue),
+            base=spark.sparkContext.broadcast(None),
         )  # fmt: skip
         rate = _rate(lambda: score_sequences(spark, files, task), _SPARK_USERS, repeats)
     return {"direct": direct, "spark": rate}

@@ -43,11 +43,15 @@ class TopItems:
         self._vectors = item_matrix.new_zeros(size, item_matrix.shape[1] + 1)  # (C, H + 1)
         self._vectors[:, -1] = -torch.inf
         self._vectors[: len(rows), :-1] = item_matrix[rows]
-        self._vectors[: len(rows), -1] = item_bias[rows]
+        self._bias = item_bias[rows]
+        self._vectors[: len(rows), -1] = self._bias
+        self._banned: Tensor | None = None
         self._block = size if size <= _KEPT else _BLOCK.get(item_matrix.device.type, _BLOCK["cpu"])
         self._memory: dict[str, Tensor] = {}
 
-    def __call__(self, states: Tensor, adjustments: Adjustments, k: int) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, states: Tensor, adjustments: Adjustments, k: int, banned: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Rank.
 
         Args:
@@ -55,11 +59,14 @@ class TopItems:
             adjustments: added to single scores, by rows of the catalogue; minus infinity takes an
                 item out, and alone may stand twice for one score.
             k: items wanted.
+            banned: (N,) int64 rows that none of the states may have. The same tensor again costs
+                nothing.
         Returns:
             (B, K) scores, not rising, and (B, K) int64 rows of the catalogue. Where fewer are left
             than wanted, the scores of the rest are minus infinity. Equal scores come in no promised
             order.
         """
+        self._ban(banned)
         states = torch.cat([states, states.new_ones(len(states), 1)], dim=1)  # (B, H + 1)
         added = self._by_place(adjustments)
         users = torch.arange(len(states), device=states.device).unsqueeze(1)
@@ -76,6 +83,17 @@ class TopItems:
             _add_within(found, best, added)
         found, order = found.topk(min(k, found.shape[1]), dim=1)
         return found, self._rows[places.gather(1, order)]
+
+    def _ban(self, banned: Tensor | None) -> None:
+        """Let these rows alone score minus infinity, through the column that holds the bias."""
+        if banned is self._banned:
+            return
+        bias = self._vectors[: self.n_items, -1]
+        bias.copy_(self._bias)
+        if banned is not None:
+            places = self._places[banned]
+            bias[places[places >= 0]] = -torch.inf
+        self._banned = banned
 
     def _by_place(self, adjustments: Adjustments) -> Adjustments:
         """Adjustments of candidates, in the candidates' order."""

@@ -22,62 +22,82 @@ from spark_jobs.state import empty_state, extend_sequences, find_arrivals, merge
 from tests.data import write_events
 
 pytestmark = pytest.mark.spark
-EVENTS = "user_id string, item_id string, timestamp bigint, ds date, reason string"
+EVENTS = schemas.CHECKED_EVENTS[:-1]
 FIRST = datetime.date(1970, 1, 1)
 N_DAYS, MAX_LATE_DAYS, MAX_HISTORY = 30, 3, 8
 
 
 def test_a_state_by_hand(spark: SparkSession) -> None:
     before = spark.createDataFrame(
-        [("u", ["a", "b", "d"], [1, 7, 9], 5, 1, 0), ("away", ["a"], [2], 1, 0, 0)],
+        [
+            ("u", ["a", "b", "d"], [1, 7, 9], 5, 1, ["q"], "de", 8, 0),
+            ("away", ["a"], [2], 1, 0, [], "at", 2, 0),
+        ],
         schemas.SEQUENCES,
     )
-    recent = spark.createDataFrame([("u", "b", 7), ("u", "d", 9)], schemas.RECENT)
+    recent = spark.createDataFrame([("u", "b", 7, False), ("u", "d", 9, False)], schemas.RECENT)
     day = datetime.date(1970, 1, 2)
     events = spark.createDataFrame(
         [
-            ("u", "d", 9, day, None), ("u", "b", 7, day, None), ("u", "b", 7, day, None),  # known
-            ("u", "a", 7, day, None), ("u", "d", 90_000, day, None), ("u", "d", 90_000, day, None),
-            ("u", "z", 8, day, "unknown_item"), ("w", "z", 8, day, "unknown_item"),
-            ("x", "a", 8, day, "bad_rating"), ("new", "c", 90_001, day, None),
+            # known to the state
+            ("u", "d", 9, False, "fr", day, None), ("u", "b", 7, False, None, day, None),
+            ("u", "b", 7, False, None, day, None),
+            ("u", "a", 7, False, "it", day, None), ("u", "d", 90_000, False, None, day, None),
+            ("u", "d", 90_000, False, "ch", day, None),
+            ("u", "z", 8, False, None, day, "unknown_item"),
+            ("w", "z", 8, False, "de", day, "unknown_item"),
+            ("x", "a", 8, False, None, day, "bad_rating"), ("new", "c", 90_001, False, None, day, None),
+            ("u", "d", 90_000, True, "ch", day, None), ("hider", "p", 90_002, True, "fr", day, None),
+            ("hider", "k", 90_001, True, None, day, None), ("hider", "k", 90_001, True, None, day, None),
         ],
         EVENTS,
     )  # fmt: skip
     arrivals = find_arrivals(events, recent, FIRST)
     expected = {
-        ("u", "d", 9, False, False, 1), ("u", "b", 7, False, False, 2), ("u", "a", 7, True, True, 0),
-        ("u", "d", 90_000, True, False, 1), ("new", "c", 90_001, True, False, 0),
+        ("u", "d", 9, False, "fr", False, False, 1), ("u", "b", 7, False, None, False, False, 2),
+        ("u", "a", 7, False, "it", True, True, 0), ("u", "d", 90_000, False, None, True, False, 1),
+        ("new", "c", 90_001, False, None, True, False, 0),
+        ("u", "d", 90_000, True, "ch", True, False, 0),
+        ("hider", "p", 90_002, True, "fr", True, False, 0),
+        ("hider", "k", 90_001, True, None, True, False, 1),
     }  # fmt: skip
     assert {tuple(row) for row in arrivals.collect()} == expected
     sequences = extend_sequences(before, arrivals, events, max_history=4)
     after = [
-        ("u", ["a", "b", "d", "d"], [7, 7, 9, 90_000], 7, 5), ("w", [], [], 0, 0),
-        ("away", ["a"], [2], 1, 0), ("new", ["c"], [90_001], 1, 0),
+        ("u", ["a", "b", "d", "d"], [7, 7, 9, 90_000], 8, 5, ["d", "q"], "ch", 90_000),
+        ("w", [], [], 0, 0, [], None, None), ("away", ["a"], [2], 1, 0, [], "at", 2),
+        ("new", ["c"], [90_001], 1, 0, [], None, None),
+        ("hider", [], [], 2, 1, ["k", "p"], "fr", 90_002),
     ]  # fmt: skip
     columns = schemas.SEQUENCES.fieldNames()[:-1]
     expected_rows = spark.createDataFrame(after, schemas.SEQUENCES[:-1])
     assertDataFrameEqual(sequences.select(columns), expected_rows)
-    hashes = {row["user_id"]: row["history_hash"] for row in sequences.collect()}
-    assert len(set(hashes.values())) == 4
+    hashes = {row["user_id"]: row["state_hash"] for row in sequences.collect()}
+    assert len(set(hashes.values())) == 5
 
 
 def test_a_catalogue_by_hand(spark: SparkSession) -> None:
     one, two, three = (datetime.date(2024, 5, day) for day in (1, 2, 3))
-    before = [("old", "Old", "", "", 4, one, True), ("back", "Back", "", "", 0, one, False)]
+    before = [
+        ("old", "Old", "", "", 4, one, True, ["de"]), ("back", "Back", "", "", 0, one, False, ["de"])
+    ]  # fmt: skip
     items = spark.createDataFrame(before, schemas.ITEMS)
     catalogue = spark.createDataFrame(
         [
-            ("back", "Back again", "x", "y", True, three), ("off", "Off", "", "", False, three),
-            ("brief", "Brief", "", "", True, two), ("new", "Draft", "", "", False, two),
-            ("new", "New", "", "", True, three),
+            ("back", "Back again", "x", "y", True, ["at", "de"], three),
+            ("off", "Off", "", "", False, [], three),
+            ("brief", "Brief", "", "", True, ["fr"], two), ("new", "Draft", "", "", False, ["fr"], two),
+            ("new", "New", "", "", True, [], three),
         ],
-        "item_id string, title string, category string, description string, available boolean, ds date",
+        "item_id string, title string, category string, description string, available boolean, "
+        "markets array<string>, ds date",
     )  # fmt: skip
     days = ["2024-05-02", "2024-05-03"]
     after = [
-        ("old", "Old", "", "", 4, one, False), ("back", "Back again", "x", "y", 0, one, True),
-        ("off", "Off", "", "", 0, three, False), ("brief", "Brief", "", "", 0, two, False),
-        ("new", "New", "", "", 0, two, True),
+        ("old", "Old", "", "", 4, one, False, ["de"]),
+        ("back", "Back again", "x", "y", 0, one, True, ["at", "de"]),
+        ("off", "Off", "", "", 0, three, False, []),
+        ("brief", "Brief", "", "", 0, two, False, ["fr"]), ("new", "New", "", "", 0, two, True, []),
     ]  # fmt: skip
     assertDataFrameEqual(
         merge_items(items, catalogue, days, None), spark.createDataFrame(after, schemas.ITEMS)
@@ -93,19 +113,26 @@ def test_a_catalogue_by_hand(spark: SparkSession) -> None:
 class Account:
     """What the generated days must come to, kept row by row."""
 
-    events: set[tuple[str, str, int]] = field(default_factory=set)
+    events: dict[tuple[str, str, int, bool], str] = field(default_factory=dict)
+    """Market by event."""
     strangers: set[str] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
 
     def sequences(self) -> list[tuple[Any, ...]]:
-        users = {user for user, _, _ in self.events} | self.strangers
+        users = {event[0] for event in self.events} | self.strangers
         rows = []
         for user in sorted(users):
-            mine = sorted((second, item) for other, item, second in self.events if other == user)
-            last = mine[-MAX_HISTORY:]
+            mine = [
+                (*event[1:], market) for event, market in self.events.items() if event[0] == user
+            ]
+            met = sorted((second, item) for item, second, is_block, _ in mine if not is_block)
+            last = met[-MAX_HISTORY:]
+            blocked = sorted({item for item, _, is_block, _ in mine if is_block})
+            place = max(((second, market) for _, second, _, market in mine if market), default=None)
             rows.append(
-                (user, [item for _, item in last], [second for second, _ in last], len(mine))
-            )
+                (user, [item for _, item in last], [second for second, _ in last], len(mine),
+                 blocked, place[1] if place else None)
+            )  # fmt: skip
         return rows
 
 
@@ -123,18 +150,23 @@ def _write_days(warehouse: Warehouse) -> tuple[list[str], Account]:
         lines = [json.dumps({"item_id": f"i{n}", "title": f"Title {n} of {number}"}) for n in held]
         (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
     midnight = 1_714_521_600  # 2024-05-01T00:00:00Z
-    told: list[tuple[str, str, int]] = []
+    told: list[tuple[str, str, int, bool]] = []
+    markets: dict[tuple[str, str, int, bool], str] = {}
     for number, day in enumerate(days):
         rows: list[dict[str, object] | str] = []
         for _ in range(random_.randint(0, 50) if number else 60):
             age = random_.choice([0, 0, 0, 0, 1, 2, 3, 4, 9]) if number else random_.randint(0, 99)
             second = midnight + 86_400 * (number - age) + random_.randrange(86_400)
-            event = (f"u{random_.randrange(15)}", f"i{random_.randrange(22)}", second)
+            is_block = random_.random() < 0.1
+            event = (f"u{random_.randrange(15)}", f"i{random_.randrange(22)}", second, is_block)
             if told and random_.random() < 0.2:
                 event = random_.choice(told[-40:])  # once more, perhaps too late by now
             told.append(event)
-            user, item, second = event
-            rows += [{"user_id": user, "item_id": item, "timestamp": second}]
+            user, item, second, is_block = event
+            market = markets.setdefault(event, random_.choice(["", "de", "at"]))
+            kind = "hide" if is_block else "view"
+            rows += [{"user_id": user, "item_id": item, "timestamp": second, "event_type": kind,
+                      "market": market}]  # fmt: skip
             account.counts["raw"] += 1
             is_late = second < midnight + 86_400 * number
             if number and second < midnight + 86_400 * (number - MAX_LATE_DAYS):
@@ -145,7 +177,7 @@ def _write_days(warehouse: Warehouse) -> tuple[list[str], Account]:
             elif event in account.events:
                 account.counts["duplicate"] += 1
             else:
-                account.events.add(event)
+                account.events[event] = market
                 account.counts["accepted"] += 1
                 account.counts["late"] += bool(number) and is_late
         if random_.random() < 0.5:
@@ -170,6 +202,7 @@ def test_thirty_nights_give_what_the_raw_events_give(
     text = small_night_config.read_text().replace(
         "max_history: 1000 ", f"max_history: {MAX_HISTORY} "
     )
+    text = text.replace("markets: [] ", "markets: [at, de] ")
     small_night_config.write_text(text.replace("partitions: 2 ", "partitions: 1 "))
     config = load_night_config(small_night_config)
     assert (config.max_late_days, config.max_history) == (MAX_LATE_DAYS, MAX_HISTORY)
@@ -188,7 +221,7 @@ def test_thirty_nights_give_what_the_raw_events_give(
         assert _rows(at_once, last, table) == expected
         assert _rows(with_gaps, last, table) == expected
         assert expected
-    columns = "user_id, item_ids, timestamps, n_events"
+    columns = "user_id, item_ids, timestamps, n_events, blocked_ids, market"
     assert _rows(nightly, last, "sequences", columns) == account.sequences()
     assert account.counts["late"] > 20
     assert account.counts["duplicate"] > 20
