@@ -6,6 +6,8 @@ An untrained ``LLMSeqRec`` of the default shape over 12 thousand and over a mill
 of 50 items, 20 items wanted, what was met left out. On one core and on two:
 
 **encode**, **rank**, **score**: sequences to states, states to lists, and both by ``Scorer.rank``.
+**rules**: score, with a third of the items banned, three blocked by each user, and at most three items
+of one of 200 categories.
 **floor**: the product of states and item vectors alone, in cache-sized blocks, the fastest of several.
 **implicit**: ``implicit.cpu.topk`` on the same factors and exclusions.
 **full_sort_topk**: RecBole's, on the same model (it leaves nothing out).
@@ -72,9 +74,11 @@ def _figures(rates: dict[str, dict[str, float]]) -> dict[str, float]:
     figures = {}
     if (small := "12000 items, 1 core") in rates:
         figures["over_full_sort_topk"] = ratio(small, "score", "full_sort_topk")
+        figures["rules_over_plain_12k"] = ratio(small, "rules", "score")
         figures["over_implicit_12k"] = ratio(small, "rank", "implicit")
         figures["of_floor_12k"] = ratio(small, "rank", "floor")
     if (large := "1000000 items, 1 core") in rates:
+        figures["rules_over_plain_1m"] = ratio(large, "rules", "score")
         figures["over_implicit_1m"] = ratio(large, "rank", "implicit")
         figures["of_floor_1m"] = ratio(large, "rank", "floor")
         figures["over_full_sort_topk_1m"] = ratio(large, "score", "full_sort_topk")
@@ -99,7 +103,7 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
     from recbole.utils.case_study import full_sort_topk
 
     from recbole_llm.losses import Adjustments
-    from recbole_llm.scoring import load_scorer
+    from recbole_llm.scoring import Rules, load_scorer
 
     torch.set_num_threads(cores)
     users = _SIZES.get(n_items, 1_024)
@@ -130,6 +134,13 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
             taken_out = Adjustments(owners, seen, torch.full(seen.shape, out))
             everything(states[start : start + batch], taken_out, _K)
 
+    rules = Rules(
+        among=everything,
+        banned=torch.from_numpy(generator.choice(np.arange(1, n_items + 1), n_items // 3, False)),
+        categories=generator.integers(0, 200, n_items + 1),
+        max_per_category=3,
+    )
+    blocked = np.arange(users).repeat(3), generator.integers(1, n_items + 1, 3 * users)
     items = scorer.artifact.item_matrix[1:]
 
     @torch.inference_mode()
@@ -152,6 +163,9 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
         "encode": _rate(encode, users, repeats),
         "rank": _rate(rank, users, repeats),
         "score": _rate(lambda: scorer.rank(rows, lengths, _K), users, repeats),
+        "rules": _rate(
+            lambda: scorer.rank(rows, lengths, _K, rules, blocked), users, repeats
+        ),
         "floor": max(_rate(lambda b=b: product(b), users, repeats) for b in (1024, 2048, 4096)),
         "implicit": _rate(
             lambda: topk(factors, queries, _K, filter_query_items=seen, num_threads=cores),

@@ -59,7 +59,7 @@ def check_events(
         (as_seconds >= midnight + _SECONDS_A_DAY, "timestamp_outside_calendar"),
         (is_late & (delivered != f.lit(first_ds)), "too_late"),
         (~event_type.isin(config.event_types + config.block_event_types), "unknown_event_type"),
-        (~market.isin(config.markets), "unknown_market"),
+        (market.isNotNull() & ~market.isin(config.markets), "unknown_market"),
         (f.col("rating").isNotNull() & (rating.isNull() | f.isnan(rating)), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]

@@ -51,7 +51,7 @@ class RankingTask:
     exclude_seen: bool
     max_per_category: int
     default_market: str
-    """Of users whose events name none."""
+    """Of users whose events name none; empty where there is one market only."""
     users_per_batch: int
     generated_at: datetime.datetime
     catalogue: Broadcast[Catalogue]
@@ -162,6 +162,8 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
 
 def _rank(users: pa.RecordBatch, ranker: Ranker, task: RankingTask) -> tuple[Lists, int]:
     """Lists, and how many items of the histories the model does not know."""
+    if not task.default_market:
+        return _rank_market(users, "", ranker, task)
     markets = pc.fill_null(users["market"], task.default_market).dictionary_encode()
     names, numbers = markets.dictionary.to_pylist(), markets.indices.to_numpy()
     members = [np.flatnonzero(numbers == number) for number in range(len(names))]
@@ -169,8 +171,6 @@ def _rank(users: pa.RecordBatch, ranker: Ranker, task: RankingTask) -> tuple[Lis
         _rank_market(users.take(those), market, ranker, task)
         for market, those in zip(names, members, strict=True)
     ]
-    if len(done) == 1:
-        return done[0]
     parts = [lists for lists, _ in done]
     order = _rows_from(np.argsort(np.concatenate([*members, []])) * task.k, task.k)
     none = pa.array([], pa.string())

@@ -1,10 +1,8 @@
 """Whole nights on the small warehouse: scored, audited, queried; repeated, killed and broken."""
 
 import datetime
-import itertools
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +23,8 @@ from recbole_llm.query import connect, lookup, run_sql
 from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import schemas
-from spark_jobs.audit import audit_run
-from spark_jobs.config import load_night_config
 from spark_jobs.prepare_features import prepare
-from spark_jobs.publish import find_faults, promise_of, publish
+from spark_jobs.publish import publish
 from spark_jobs.score_users import score
 from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
 from tests.data import random_artifact
@@ -205,57 +201,12 @@ def test_before_the_first_night(tmp_path: Path) -> None:
         lookup(Warehouse(tmp_path), "u1")
 
 
-_FIRST = "user_id = 'u1' AND rank = 1"
-_SPOILT = {
-    "": "SELECT * FROM rows",
-    "label_rows=3": "SELECT * REPLACE (if(user_id = 'u1', 'other', run_id) AS run_id) FROM rows",
-    "label_rows=1": f"SELECT * REPLACE (if({_FIRST}, 'whim', reason) AS reason) FROM rows",
-    "absent_users=1": "SELECT * FROM rows WHERE user_id != 'u1'",
-    "stranger_users=1": "SELECT * FROM rows UNION ALL SELECT * REPLACE ('x' AS user_id) FROM rows "
-    "WHERE user_id = 'u1'",
-    "rank_users=1": f"SELECT * FROM rows WHERE NOT ({_FIRST})",
-    "repeat_users=1": "SELECT * REPLACE (if(user_id = 'u1', 'i15', item_id) AS item_id) FROM rows",
-    "score_users=1": f"SELECT * REPLACE (if({_FIRST}, 'nan', score)::float AS score) FROM rows",
-    "score_users=1 ": f"SELECT * REPLACE (if({_FIRST}, -99, score)::float AS score) FROM rows",
-    "score_users=1  ": f"SELECT * REPLACE (if({_FIRST}, 'inf', score)::float AS score) FROM rows",
-    "seen_users=1": f"SELECT * REPLACE (if({_FIRST}, 'i1', item_id) AS item_id) FROM rows",
-    "unavailable_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
-}
-
-
 def _rewrite(path: Path, query: str) -> None:
     """Replace a table's files by a query over the ``rows`` of each."""
     for file in path.glob("*.parquet"):
         with duckdb.connect() as database:
             database.execute(f"CREATE TABLE rows AS SELECT * FROM '{file}'")
             database.execute(f"COPY ({query}) TO '{file}'")
-
-
-@pytest.mark.parametrize("fault", list(_SPOILT))
-def test_the_audit_finds_each_fault_alone(
-    spark: SparkSession, published: Warehouse, tmp_path: Path, fault: str
-) -> None:
-    run = published.published_run(DAY)
-    shutil.copytree(published.root / run["path"], tmp_path / "table")
-    _rewrite(tmp_path / "table", _SPOILT[fault])
-    sequences = published.root / run["features_path"] / "sequences"
-    audit = audit_run(spark, tmp_path / "table", sequences, promise_of(run, published.root))
-    config = load_night_config(HOME / "configs" / "nightly.yaml")
-    assert find_faults(audit, config, None) == ([fault.strip()] if fault else [])
-
-
-def test_the_audit_finds_absent_and_foreign_files(
-    spark: SparkSession, published: Warehouse, tmp_path: Path
-) -> None:
-    run = published.published_run(DAY)
-    shutil.copytree(published.root / run["path"], tmp_path / "table")
-    file = sorted((tmp_path / "table").glob("*.parquet"))[0]
-    users = duckdb.sql(f"SELECT count(DISTINCT user_id) FROM '{file}'").fetchall()[0][0]
-    file.rename(tmp_path / "table" / "other.parquet")
-    sequences = published.root / run["features_path"] / "sequences"
-    audit = audit_run(spark, tmp_path / "table", sequences, promise_of(run, published.root))
-    assert (audit.bad_absent_users, audit.bad_stranger_users) == (users, users)
-    assert (audit.n_rows, audit.n_users) == (33, 11 - users)
 
 
 def test_a_faulty_table_is_not_published(night: Any) -> None:
@@ -316,25 +267,8 @@ def test_problems_are_found_on_the_driver(night: Any) -> None:
         night(steps=(score,))
 
 
-def test_a_list_that_the_model_cannot_fill(night: Any) -> None:
-    """Eight of 20 items are met, and i19 is unknown to the model: 11 or 12 rows are its own."""
-    warehouse = night(k=14)
-    rows = [row for row in _table(warehouse) if row[1] == "u1"]
-    met = [f"i{n}" for n in range(1, 9)]
-    reasons = Counter(row[5] for row in rows)
-    assert reasons == {"model": 11, "popular": 1, "repeat": 2}
-    assert [row[5] for row in rows] == ["model"] * 11 + ["popular"] + ["repeat"] * 2
-    assert rows[11][3] == "i19"
-    assert {row[3] for row in rows[12:]} <= set(met)
-    assert all(later[4] <= row[4] for row, later in itertools.pairwise(rows))
-    counts = run_sql(warehouse, "SELECT n_fallback_users, n_filled_rows FROM runs").fetchall()
-    not_model = sum(row[5] != "model" for row in _table(warehouse))
-    assert counts == [(1, not_model)]
-
-
-def _write_shop(root: Path) -> None:
-    """Markets, categories and blocks on the small warehouse: even items are sold in ``de`` alone, i1
-    everywhere, the others in ``at`` and ``de``; items come in threes of a category."""
+def test_the_rules_of_a_shop(night: Any, small_warehouse: Path) -> None:
+    """From raw rows to a published table: markets, categories and blocks, and their audit."""
     lines = [
         json.dumps(
             {"item_id": f"i{n}", "title": f"Title of i{n}", "category": f"c{n // 3}",
@@ -342,84 +276,31 @@ def _write_shop(root: Path) -> None:
         )
         for n in range(20)
     ]  # fmt: skip
-    (root / "raw" / "items" / "items.jsonl").write_text("\n".join(lines) + "\n")
+    (small_warehouse / "raw" / "items" / "items.jsonl").write_text("\n".join(lines) + "\n")
     noon = 1_714_651_200  # 2024-05-02T12:00:00Z
     events = [
         {"user_id": "u1", "item_id": "i0", "timestamp": noon + 9, "market": "at"},
-        {"user_id": "u2", "item_id": "i0", "timestamp": noon + 9, "market": "at"},
-        {"user_id": "u2", "item_id": "i1", "timestamp": noon + 10, "market": "de"},
         {"user_id": "u3", "item_id": "i18", "timestamp": noon + 9, "event_type": "hide"},
-        {"user_id": "u3", "item_id": "i4", "timestamp": noon + 9, "event_type": "hide"},
-        {"user_id": "new", "item_id": "i3", "timestamp": noon + 9, "event_type": "hide"},
         {"user_id": "u4", "item_id": "i0", "timestamp": noon + 9, "market": "mars"},
     ]
-    with (root / "raw" / "events" / f"ds={DAY}" / "events.jsonl").open("a") as file:
+    with (small_warehouse / "raw" / "events" / f"ds={DAY}" / "events.jsonl").open("a") as file:
         file.writelines(json.dumps(event) + "\n" for event in events)
-
-
-def test_markets_categories_and_blocks(night: Any, small_warehouse: Path) -> None:
-    _write_shop(small_warehouse)
-    warehouse = night(k=5, markets=["de", "at"], max_per_category=1)
+    warehouse = night(markets=["de", "at"], max_per_category=1)
     rows = _table(warehouse)
-    lists = {user: [row for row in rows if row[1] == user] for user in {row[1] for row in rows}}
-    assert {len(rows) for rows in lists.values()} == {5}
-    scorer = load_scorer(warehouse.champion_artifact())
-
-    def expected(history: list[str], eligible: list[str], out: set[str]) -> list[str]:
-        """All of them by the model's score, then a walk down."""
-        allowed = [item for item in eligible if item not in {*history, *out}]
-        ranked = scorer.top_k([history], len(allowed), False, allowed).item_ids[0]
-        taken: dict[int, str] = {}
-        for item in ranked:
-            taken.setdefault(int(item[1:]) // 3, item)
-        return list(taken.values())[:5]
-
-    everything = [f"i{n}" for n in range(19)]
-    odd = [f"i{n}" for n in range(1, 19, 2)]
-    histories = {n: [f"i{(n + step) % 20}" for step in range(8)] for n in range(10)}
-    for user, history, eligible, out in (
-        ("u0", histories[0], everything, set()),
-        ("u1", [*histories[1], "i0"], odd, set()),
-        ("u2", [*histories[2], "i0", "i1"], everything, set()),
-        ("u3", histories[3], everything, {"i18", "i4"}),
-        ("u4", histories[4], everything, set()),
-    ):
-        of_model = [row[3] for row in lists[user] if row[5] == "model"]
-        assert of_model == expected(history, eligible, out), user
-        assert len(of_model) + sum(row[5] in {"popular", "uncapped"} for row in lists[user]) == 5
-    # i3 is blocked; of each three the most met stands first, and ties go by id.
-    assert "i3" not in {row[3] for row in lists["new"]}
-    assert {row[5] for row in lists["new"]} == {"popular"}
-    assert len({int(row[3][1:]) // 3 for row in lists["new"]}) == 5
-    reasons = warehouse.features_manifest(DAY)["reasons"]
-    assert reasons["events.unknown_market"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"user_id": "u1", "item_id": "i18"}, "market_rows=1"),
-        ({"user_id": "u3", "item_id": "i18"}, "blocked_users=1"),
-    ],
-)
-def test_the_audit_finds_broken_rules(
-    night: Any, small_warehouse: Path, change: dict[str, str], fault: str
-) -> None:
-    _write_shop(small_warehouse)
-    warehouse = night(steps=(prepare, score), markets=["de", "at"])
+    of_user = {user: [row[3] for row in rows if row[1] == user] for user in ("u0", "u1", "u3")}
+    assert all(int(item[1:]) % 2 for item in of_user["u1"])
+    assert not all(int(item[1:]) % 2 for item in of_user["u0"])
+    assert "i18" not in of_user["u3"]
+    for user in {row[1] for row in rows}:
+        assert len({int(row[3][1:]) // 3 for row in rows if row[1] == user}) == 3
+    assert warehouse.features_manifest(DAY)["reasons"]["events.unknown_market"] == 1
+    is_first = "user_id = '{}' AND rank = 1"
     table = warehouse.root / warehouse.scored_manifest(DAY)["path"]
-    is_last = f"user_id = '{change['user_id']}' AND rank = 3"
-    _rewrite(table, f"SELECT * REPLACE (if({is_last}, '{change['item_id']}', item_id) AS item_id) "
-                    "FROM rows")  # fmt: skip
-    with pytest.raises(AuditError, match=fault):
+    for user, item in (("u1", "i18"), ("u3", "i18")):
+        change = f"if({is_first.format(user)}, '{item}', item_id) AS item_id"
+        _rewrite(table, f"SELECT * REPLACE ({change}) FROM rows")
+    with pytest.raises(AuditError, match="blocked_users=1; market_rows=1;"):
         night(steps=(publish,))
-    if fault == "market_rows=1":  # what was scored without a cap does not hold to one
-        manifest = warehouse.runs(DAY) / "scored.json"
-        scored = json.loads(manifest.read_text())
-        scored["settings"]["max_per_category"] = 1
-        replace_json(manifest, scored)
-        with pytest.raises(AuditError, match="category_users="):
-            night(steps=(publish,))
 
 
 def test_a_new_model_is_a_new_run(night: Any) -> None:

@@ -48,7 +48,7 @@ def test_a_state_by_hand(spark: SparkSession) -> None:
             ("w", "z", 8, False, "de", day, "unknown_item"),
             ("x", "a", 8, False, None, day, "bad_rating"), ("new", "c", 90_001, False, None, day, None),
             ("u", "d", 90_000, True, "ch", day, None), ("hider", "p", 90_002, True, "fr", day, None),
-            ("hider", "k", 90_001, True, None, day, None), ("hider", "k", 90_001, True, None, day, None),
+            *[("hider", "k", 90_001, True, None, day, None)] * 2,
         ],
         EVENTS,
     )  # fmt: skip
