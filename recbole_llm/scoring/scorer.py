@@ -19,7 +19,7 @@ from recbole_llm.scoring.topk import TopItems
 
 _BATCH = 256
 """Sequences encoded and ranked together."""
-_DEPTH = 4
+_DEPTH, _DEEPER = 2, 4
 """Times K items looked at where categories are capped, and times as many again while too few fit."""
 _NO_RULES = Rules()
 
@@ -233,12 +233,12 @@ class Scorer:
             taken, n_taken = first_within_cap(
                 rules.categories[rows], rows > 0, rules.max_per_category, k
             )
+            width = taken.shape[1]
+            is_item = np.arange(width) < n_taken[:, None]
+            ranked[todo, :width] = np.where(is_item, np.take_along_axis(rows, taken, 1), 0)
+            best[todo, :width] = np.where(is_item, np.take_along_axis(scores, taken, 1), -np.inf)
             is_done = (n_taken == k) | (rows[:, -1] == 0) | (rows.shape[1] < depth)
-            for list_ in np.flatnonzero(is_done):
-                places = taken[list_, : n_taken[list_]]
-                ranked[todo[list_], : len(places)] = rows[list_, places]
-                best[todo[list_], : len(places)] = scores[list_, places]
-            todo, depth = todo[~is_done], depth * _DEPTH
+            todo, depth = todo[~is_done], depth * _DEEPER
         return ranked, best
 
     def _top(
