@@ -39,6 +39,7 @@ from spark_jobs.job import Job, start_spark
 from spark_jobs.prepare_features import prepare
 from spark_jobs.publish import publish
 from spark_jobs.score_users import score
+from spark_jobs.state import TABLES
 
 DAYS = ("2024-05-01", "2024-05-02", "2024-05-03")
 _MIDNIGHT = 1_714_521_600
@@ -79,6 +80,7 @@ def main() -> None:
         run(publish, 1)
         run(prepare, 2)
         nobody = run(score, 2)
+        run(publish, 2)
         nights = {"full": everybody, "changed_5pct": few, "unchanged": nobody}
         content = {
             **describe_run(),
@@ -87,6 +89,7 @@ def main() -> None:
             "nights": {
                 name: {key: night[key] for key in
                        ("n_users", "n_carried_users", "score_seconds", "features_seconds")}
+                | (published(warehouse, night) if night is not everybody else {})
                 for name, night in nights.items()
             },
             **agreement,
@@ -99,6 +102,22 @@ def main() -> None:
     replace_json(_PATH, content)
     sys.stdout.write(json.dumps({**content["nights"], **agreement, **content["figures"]}, indent=2))
     sys.stdout.write("\n")
+
+
+def published(warehouse: Warehouse, night: dict[str, Any]) -> dict[str, Any]:
+    """What publishing a night took, and the size of its table and state."""
+    row = json.loads((warehouse.run_log / f"{night['run_id']}.json").read_text(encoding="utf-8"))
+
+    def size(*folders: str) -> int:
+        found = (warehouse.root.glob(f"{folder}/*.parquet") for folder in folders)
+        return sum(path.stat().st_size for files in found for path in files)
+
+    return {
+        "n_rows": row["n_rows"],
+        "publish_seconds": row["publish_seconds"],
+        "table_bytes": size(night["path"]),
+        "state_bytes": size(*(f"{night['features_path']}/{name}" for name in TABLES)),
+    }
 
 
 def write_world(

@@ -29,6 +29,8 @@ def publish_run(warehouse: Warehouse, run: dict[str, Any], keep_runs: int) -> li
     with _locked(warehouse) as days:
         current = days.get(run["ds"])
         earlier = [_alone(current), *current["before"]] if current else []
+        # A job that was killed behind this and is tried again publishes the same run once more.
+        earlier = [each for each in earlier if each["path"] != run["path"]]
         days[run["ds"]] = {**run, "before": earlier[:keep_runs]}
         _write(warehouse, days)
     return [str(each["path"]) for each in [run, *earlier[:keep_runs]]]

@@ -7,6 +7,7 @@
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
     published.json                        which attempt is the table of which day; see published.py
+    locks/                                a lock a day, held by the job that works on it
 
 Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
 names it. So a reader never sees half a table, and a killed job leaves nothing that is read.
@@ -14,17 +15,20 @@ names it. So a reader never sees half a table, and a killed job leaves nothing t
 Standard library only: Spark jobs, command line and DAG-started commands all use it.
 """
 
+import contextlib
 import datetime
+import fcntl
 import json
+import logging
 import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 
+_log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
 
@@ -44,6 +48,7 @@ class Warehouse:
         self.champion = self.artifacts / "champion.json"
         self.published = self.root / "published.json"
         self.run_log = self.root / "run_log"
+        self.locks = self.root / "locks"
         self.text_cache = self.root / "cache" / "text_vectors.sqlite"
         self.training = self.root / "training"
 
@@ -119,10 +124,16 @@ class Warehouse:
         """
         if not self.published.is_file():
             return {}
-        pointer = json.loads(self.published.read_text(encoding="utf-8"))
-        if pointer["format_version"] != POINTER_VERSION:
+        try:
+            pointer = json.loads(self.published.read_text(encoding="utf-8"))
+            found = pointer["format_version"]
+        except (ValueError, TypeError, KeyError) as error:
             raise ArtifactError(
-                f"{self.published} has format {pointer['format_version']!r}, this version reads "
+                f"{self.published} is damaged ({error!r}); restore it, every reader needs it"
+            ) from None
+        if found != POINTER_VERSION:
+            raise ArtifactError(
+                f"{self.published} has format {found!r}, this version reads "
                 f"{POINTER_VERSION}; install the version of recbole_llm that wrote it"
             )
         days: dict[str, dict[str, Any]] = pointer["days"]
@@ -172,19 +183,35 @@ def new_attempt(parent: Path) -> Path:
 
 
 def replace_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part."""
+    """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part.
+
+    What a process that is killed on the way leaves is taken up by the next that writes ``path``.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+    staging = path.with_name(f".{path.name}.staging")
+    with _open_locked(staging) as file:
+        try:
+            file.truncate(0)
             json.dump(content, file, indent=2, ensure_ascii=False)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(staging, 0o644)
-        os.replace(staging, path)
-    except BaseException:
-        os.unlink(staging)
-        raise
+            os.fchmod(file.fileno(), 0o644)
+            os.replace(staging, path)
+        except BaseException:
+            staging.unlink(missing_ok=True)
+            raise
+
+
+def _open_locked(path: Path) -> TextIO:
+    """Open a file that no other process has open here; closing it lets it go."""
+    while True:
+        file = path.open("a", encoding="utf-8")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        # Whoever held it may have given the file another name meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()
 
 
 def prune_attempts(parent: Path, keep: set[str]) -> int:
@@ -193,11 +220,16 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
     Args:
         keep: folder names to keep.
     Returns:
-        How many were deleted.
+        How many they are.
     """
+    if not parent.is_dir():
+        return 0
     stale = [path for path in parent.iterdir() if path.is_dir() and path.name not in keep]
     for path in stale:
-        shutil.rmtree(path)
+        try:
+            shutil.rmtree(path)
+        except OSError as error:  # a dead job's executor that still writes; the next job deletes it
+            _log.warning("%s could not be deleted: %s", path, error)
     return len(stale)
 
 

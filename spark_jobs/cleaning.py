@@ -18,8 +18,12 @@ UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
 _SECONDS_A_DAY = 86_400
 _MAX_ID_LENGTH = 256
-_ODD_IN_IDS = '[\\p{Cntrl}"]'
-"""Control characters and double quotes: RecBole's files, like many a tool's, take them for markup."""
+_ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
+"""Control characters, line breaks and double quotes, which RecBole's files, like many a tool's, take
+for markup; what a wrong encoding leaves; a list or a record where a word belongs."""
+_BLANK = "^[\\s\\p{Z}]*$"
+_DATE = "^\\s*[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
+"""Spark reads a time without a date as today's."""
 
 
 def check_events(
@@ -39,7 +43,10 @@ def check_events(
     """
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
-        f.unix_seconds(f.try_to_timestamp(f.col("timestamp"))),
+        f.when(
+            f.col("timestamp").rlike(_DATE),
+            f.unix_seconds(f.try_to_timestamp(f.col("timestamp"))),
+        ),
     )
     delivered = f.col("ds").cast("date")
     midnight = f.unix_date(delivered).cast("bigint") * _SECONDS_A_DAY
@@ -60,7 +67,7 @@ def check_events(
         (is_late & (delivered != f.lit(first_ds)), "too_late"),
         (~event_type.isin(config.event_types + config.block_event_types), "unknown_event_type"),
         (market.isNotNull() & ~market.isin(config.markets), "unknown_market"),
-        (f.col("rating").isNotNull() & (rating.isNull() | f.isnan(rating)), "bad_rating"),
+        (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]
     # The catalogue is unique in item_id, so the join keeps the number of events.
@@ -140,7 +147,11 @@ def first_fault(faults: list[tuple[Column, str]]) -> Column:
 
 
 def _is_blank(name: str) -> Column:
-    return f.coalesce(f.trim(name), f.lit("")) == ""
+    return f.coalesce(name, f.lit("")).rlike(_BLANK)
+
+
+def _is_finite(number: Column) -> Column:
+    return f.coalesce(f.abs(number) < float("inf"), f.lit(False))  # NaN is above all others
 
 
 def _names(name: str) -> Column:
@@ -150,7 +161,7 @@ def _names(name: str) -> Column:
 
 
 def _is_odd(name: str) -> Column:
-    return f.col(name).rlike(_ODD_IN_IDS) | (f.length(name) > _MAX_ID_LENGTH)
+    return f.trim(name).rlike(_ODD_IDS) | (f.length(name) > _MAX_ID_LENGTH)
 
 
 def _days(day: datetime.date) -> int:

@@ -12,6 +12,7 @@ from pyspark.sql import SparkSession
 
 from recbole_llm.errors import RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
+from spark_jobs.attempts import one_run_of
 from spark_jobs.config import NightConfig, load_night_config
 
 _log = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ class Job:
 
 
 def run_job(name: str, work: Callable[[Job], None], argv: list[str]) -> int:
-    """Parse flags, start Spark, do the work.
+    """Parse flags, wait for other jobs of the day, start Spark, do the work.
 
     Args:
         argv: ``--warehouse DIR --config FILE --day YYYY-MM-DD``.
@@ -47,8 +48,9 @@ def run_job(name: str, work: Callable[[Job], None], argv: list[str]) -> int:
     try:
         day = check_day(args.day)
         config = load_night_config(args.config)
-        with start_spark(name, config) as spark:
-            work(Job(spark, Warehouse(args.warehouse), config, day))
+        warehouse = Warehouse(args.warehouse)
+        with one_run_of(warehouse, day), start_spark(name, config) as spark:
+            work(Job(spark, warehouse, config, day))
     except RecboleLlmError as error:
         _log.error("%s: %s", type(error).__name__, error)
         return error.exit_code
@@ -73,6 +75,8 @@ def start_spark(name: str, config: NightConfig) -> SparkSession:
         .config("spark.sql.shuffle.partitions", str(config.partitions))
         .config("spark.sql.execution.arrow.maxRecordsPerBatch", str(config.users_per_batch))
         .config("spark.speculation", "false")
+        # pandas writes times in nanoseconds, which Spark refuses otherwise; see raw_events.py.
+        .config("spark.sql.legacy.parquet.nanosAsLong", "true")
         # List the raw files of many days on the driver instead of starting a task for each.
         .config("spark.sql.sources.parallelPartitionDiscovery.threshold", "10000")
         .getOrCreate()

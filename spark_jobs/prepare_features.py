@@ -10,6 +10,7 @@ import datetime
 import logging
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -18,14 +19,14 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from recbole_llm.errors import DataError
-from recbole_llm.warehouse import new_attempt, prune_attempts, replace_json
+from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
+from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
 from spark_jobs.lineage import find_base, raw_digests, state_settings
-from spark_jobs.raw_events import catalogue_files, event_files, read_raw
+from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
 from spark_jobs.state import (
-    TABLES,
     State,
     count_events,
     empty_state,
@@ -45,6 +46,7 @@ def prepare(job: Job) -> None:
     """Prepare one day, from the raw files to the manifest."""
     started = time.monotonic()
     spark, config, warehouse = job.spark, job.config, job.warehouse
+    prune_features(warehouse, job.day)  # but the one that a night upon this day may be reading
     base = find_base(warehouse, job.day, config)
     since = base["ds"] if base else None
     # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
@@ -54,15 +56,12 @@ def prepare(job: Job) -> None:
     before = read_state(spark, warehouse.root / base["path"]) if base else empty_state(spark)
     _log.info("features %s: %d days of raw events upon %s", job.day, len(files),
               f"the state of {since}" if since else "nothing")  # fmt: skip
-    raw = read_raw(
-        spark, [file for day in files.values() for file in day],
-        schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS,
-    )  # fmt: skip
     catalogues = catalogue_files(warehouse.raw_items, since, job.day)
-    raw_items = read_raw(
-        spark, [file for day in catalogues.values() for file in day],
-        schemas.RAW_ITEM_COLUMNS, ("item_id",),
-    ).withColumn("ds", f.coalesce("ds", f.lit(job.day)))  # fmt: skip
+    event_list, item_list = (list(chain(*each.values())) for each in (files, catalogues))
+    raw = read_raw(spark, event_list, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
+    raw_items = read_raw(spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",)).withColumn(
+        "ds", f.coalesce("ds", f.lit(job.day))
+    )
     checked_items = check_items(raw_items).persist()
     good_items = checked_items.where(f.col("reason").isNull())
     items = merge_items(
@@ -70,7 +69,8 @@ def prepare(job: Job) -> None:
     ).persist()
     attempt = new_attempt(warehouse.features(job.day))
     # Written, not persisted: what is derived from it outlives a lost executor and plans in no time.
-    check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
+    with naming_broken_files([*event_list, *item_list]):  # this reads all of them
+        check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
     events = spark.read.schema(schemas.CHECKED_EVENTS).parquet(str(attempt / _CHECKED))
     arrivals = find_arrivals(events, before.recent, first_ds).persist()
 
@@ -112,37 +112,14 @@ def prepare(job: Job) -> None:
         "late_rows": late_rows,
         "seconds": round(time.monotonic() - started, 1),
     }
-    keep = {attempt.name, *_attempts_in_use(job)}
     replace_json(warehouse.features(job.day) / "manifest.json", manifest)
-    prune_attempts(warehouse.features(job.day), keep)
-    _prune_states(job)
+    prune_states(warehouse, job.day, config.keep_days)
     _log.info(
         "features %s: %d raw rows = %d accepted (%d late) + %d quarantined + %d duplicates; "
         "%d users, %d items, %.1f s",
         job.day, raw_rows, manifest["accepted_rows"], late_rows, manifest["quarantined_rows"],
         manifest["duplicate_rows"], manifest["n_users"], manifest["n_items"], manifest["seconds"],
     )  # fmt: skip
-
-
-def _attempts_in_use(job: Job) -> set[str]:
-    """The attempt that a scoring job may be reading, and those behind the day's tables."""
-    used = set()
-    if (job.warehouse.features(job.day) / "manifest.json").exists():
-        used.add(job.warehouse.features_manifest(job.day)["attempt"])
-    if table := job.warehouse.published_days().get(job.day):
-        used |= {Path(run["features_path"]).name for run in (table, *table["before"])}
-    return used
-
-
-def _prune_states(job: Job) -> None:
-    """Delete the tables of states older than ``keep_days``; quarantine and manifest stay."""
-    day = datetime.date.fromisoformat(job.day)
-    oldest = (day - datetime.timedelta(days=job.config.keep_days)).isoformat()
-    for each in job.warehouse.features_manifests():
-        if each < oldest:
-            for attempt in job.warehouse.features(each).iterdir():
-                for name in TABLES:
-                    rmtree(attempt / name, ignore_errors=True)
 
 
 def _audit_counts(

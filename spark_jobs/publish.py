@@ -14,7 +14,8 @@ from typing import Any
 
 from recbole_llm.errors import AuditError
 from recbole_llm.published import publish_run
-from recbole_llm.warehouse import Warehouse, prune_attempts
+from recbole_llm.warehouse import Warehouse
+from spark_jobs.attempts import flush_files, prune_runs
 from spark_jobs.audit import Audit, Promise, audit_run
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_job
@@ -105,9 +106,10 @@ def publish(job: Job) -> None:
         )
     kept = ("ds", "run_id", "path", "features_path", "model_version", "settings", "k")
     pointer = {**{key: run[key] for key in kept}, "n_rows": audit.n_rows}
-    named = publish_run(warehouse, pointer, job.config.keep_runs)
+    flush_files(warehouse.root / run["path"])
+    publish_run(warehouse, pointer, job.config.keep_runs)
     warehouse.log_run(run["run_id"], record)
-    _prune(warehouse, job.day, {Path(path).name for path in named})
+    prune_runs(warehouse, job.day)
     _log.info(
         "published %s: %d rows, %d users (%d on the popular fallback), run %s, %.1f s",
         job.day, audit.n_rows, audit.n_users, audit.n_fallback_users, run["run_id"],
@@ -118,14 +120,6 @@ def publish(job: Job) -> None:
 def _rows_before(warehouse: Warehouse, day: str) -> int | None:
     earlier = [run for each, run in warehouse.published_days().items() if each < day]
     return int(earlier[-1]["n_rows"]) if earlier else None
-
-
-def _prune(warehouse: Warehouse, day: str, keep: set[str]) -> None:
-    """Delete the day's attempts that the pointer does not name, as the table or as one of before."""
-    for folder in warehouse.runs(day).glob("run_id=*"):
-        prune_attempts(folder, keep)
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def main(argv: list[str]) -> int:

@@ -1,15 +1,24 @@
 """Read what other systems deliver, as text: nothing is cast, nothing is lost.
 
-A file is JSON lines (.jsonl, .json), CSV with a head (.csv) or Parquet (.parquet). A record that
-cannot be read at all comes back with its text in ``malformed`` and nulls elsewhere.
+A file is JSON lines (.jsonl, .json) or CSV with a head (.csv), either of them as it is or packed
+(.gz), or Parquet (.parquet); text is UTF-8. A record that cannot be read comes back with its text in
+``malformed`` and nulls elsewhere. A file that cannot be read is an error that names it.
 """
 
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import reduce
+from io import BufferedIOBase
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
@@ -17,7 +26,13 @@ from recbole_llm.errors import DataError
 
 MALFORMED = "malformed"
 _DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
-_FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_FORMATS = {
+    ".jsonl": "json", ".json": "json", ".csv": "csv", ".jsonl.gz": "json", ".json.gz": "json",
+    ".csv.gz": "csv", ".parquet": "parquet",
+}  # fmt: skip
+_FORMAT = re.compile("|".join(f"{re.escape(suffix)}$" for suffix in _FORMATS))
+_HEAD_BYTES = 1 << 20
+_OTHER_ENCODINGS = (b"\xff\xfe", b"\xfe\xff")
 
 
 def event_files(folder: Path, after: str | None, day: str) -> dict[str, list[Path]]:
@@ -37,7 +52,7 @@ def event_files(folder: Path, after: str | None, day: str) -> dict[str, list[Pat
             f"no raw events for {day}: expected the folder {folder}/ds={day}, {found}. Deliver the "
             "day (an empty file if nothing happened) or choose another"
         )
-    return {each: data_files(folder / f"ds={each}") for each in days if (after or "") < each <= day}
+    return _partitions(folder, after, day)
 
 
 def catalogue_files(folder: Path, after: str | None, day: str) -> dict[str, list[Path]]:
@@ -66,7 +81,18 @@ def catalogue_files(folder: Path, after: str | None, day: str) -> dict[str, list
             f"no item catalogue for {day}: expected .jsonl, .csv or .parquet files in {folder}, or "
             f"in {folder}/ds=YYYY-MM-DD up to that day; found {days or 'none'}"
         )
-    return {each: data_files(folder / f"ds={each}") for each in days if (after or "") < each <= day}
+    return _partitions(folder, after, day)
+
+
+def _partitions(folder: Path, after: str | None, day: str) -> dict[str, list[Path]]:
+    days = [each for each in delivered_days(folder) if (after or "") < each <= day]
+    for each in days:
+        for path in (folder / f"ds={each}").iterdir():
+            if path.is_dir() and _is_data(path):
+                raise DataError(
+                    f"{path} is a folder, which nobody would read; put its files into {path.parent}"
+                )
+    return {each: data_files(folder / f"ds={each}") for each in days}
 
 
 def delivered_days(folder: Path) -> list[str]:
@@ -88,7 +114,10 @@ def _is_data(file: Path) -> bool:
 def read_raw(
     spark: SparkSession, files: list[Path], columns: tuple[str, ...], required: tuple[str, ...]
 ) -> DataFrame:
-    """Read files of any of the three formats.
+    """Read files of any of the formats.
+
+    What is broken behind a file's head is met when the rows are read: do that in
+    ``naming_broken_files``.
 
     Args:
         columns: columns to take; those a file lacks are null.
@@ -97,31 +126,26 @@ def read_raw(
         One row a record: ``columns``, ``malformed``, and ``ds`` from the file's folder (null outside
         a partition), all strings.
     Raises:
-        DataError: a file of another format, a broken one, or one without a required column.
+        DataError: a file of another format or encoding, a broken one, or one without a required
+            column.
     """
     groups: dict[tuple[str, bytes], list[str]] = {}
     for file in files:
-        if file.suffix not in _FORMATS:
+        found = _FORMAT.search(file.name)
+        if found is None:
             raise DataError(f"{file} is none of {', '.join(_FORMATS)}; convert it or take it away")
-        kind = _FORMATS[file.suffix]
-        if kind == "csv" and not file.stat().st_size:
-            continue  # a day without events, which has no head
-        groups.setdefault((kind, _head(file, kind)), []).append(str(file))
+        kind = _FORMATS[found[0]]
+        head = str(_schema(file)).encode() if kind == "parquet" else _first_line(file)
+        if not head:
+            continue  # a day without events, of which a CSV file has no head
+        groups.setdefault((kind, b"" if kind == "json" else head), []).append(str(file))
     empty = spark.createDataFrame([], _strings([*columns, MALFORMED, "ds"]))
     parts = [empty]
     for (kind, _), paths in groups.items():
-        if kind == "json":
-            schema = _strings([*columns, MALFORMED])
-            frame = (
-                spark.read.schema(schema).option("columnNameOfCorruptRecord", MALFORMED).json(paths)
-            )
-        elif kind == "csv":
-            head = spark.read.option("header", True).csv(paths[0]).columns
-            reader = spark.read.schema(_strings([*head, MALFORMED])).option("header", True)
-            reader = reader.option("enforceSchema", False)
-            frame = reader.option("columnNameOfCorruptRecord", MALFORMED).csv(paths)
-        else:
-            frame = spark.read.parquet(*paths).withColumn(MALFORMED, f.lit(None).cast("string"))
+        try:
+            frame = _read_group(spark, kind, paths, columns)
+        except AnalysisException as error:
+            raise DataError(f"{paths[0]} cannot be read: {error}; deliver it again") from None
         missing = [name for name in required if name not in frame.columns]
         if missing:
             raise DataError(
@@ -141,17 +165,85 @@ def read_raw(
     return reduce(DataFrame.unionByName, parts[1:] or parts)
 
 
-def _head(file: Path, kind: str) -> bytes:
-    """What files must share to be read together: the columns, where the file itself names them."""
+def _read_group(
+    spark: SparkSession, kind: str, paths: list[str], columns: tuple[str, ...]
+) -> DataFrame:
+    """Read files of one format and one head; columns as the files have them, and ``malformed``."""
+    reader = spark.read.option("columnNameOfCorruptRecord", MALFORMED)
+    if kind == "json":
+        return reader.schema(_strings([*columns, MALFORMED])).json(paths)
     if kind == "csv":
-        with file.open("rb") as opened:
-            return opened.readline()
-    if kind == "parquet":
-        try:
-            return str(pq.read_schema(file)).encode()
-        except pa.ArrowInvalid as error:
-            raise DataError(f"{file} is no whole Parquet file: {error}; deliver it again") from None
-    return b""
+        head = spark.read.option("header", True).csv(paths[0]).columns
+        reader = reader.option("header", True).option("enforceSchema", False)
+        return reader.schema(_strings([*head, MALFORMED])).csv(paths)
+    frame = spark.read.parquet(*paths)
+    nanoseconds = {
+        field.name: _whole_seconds(field.name)
+        for field in _schema(Path(paths[0]))
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
+    }
+    return frame.withColumns({**nanoseconds, MALFORMED: f.lit(None).cast("string")})
+
+
+def _whole_seconds(name: str) -> Column:
+    """Of nanoseconds, which Spark reads as numbers (``spark.sql.legacy.parquet.nanosAsLong``)."""
+    return f.expr(f"`{name}` div 1000000000")
+
+
+@contextmanager
+def naming_broken_files(files: list[Path]) -> Iterator[None]:
+    """Tell a broken raw file that Spark meets from an accident, after which a retry may succeed.
+
+    Raises:
+        DataError: a file that Spark names cannot be read here either.
+    """
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        named = str(error)
+        for file in files:
+            if file.name in named:
+                _read_whole(file)
+        raise
+
+
+def _read_whole(file: Path) -> None:
+    if file.suffix == ".parquet":
+        with _naming(file, "Parquet"):
+            for _ in pq.ParquetFile(file).iter_batches():
+                pass
+    elif file.suffix == ".gz":
+        with _naming(file, "gzip"), gzip.open(file) as opened:
+            while opened.read(_HEAD_BYTES):
+                pass
+
+
+def _first_line(file: Path) -> bytes:
+    """The start of a text file: its first line, or as much of it as a head may have."""
+    with _naming(file, "gzip"), _open(file) as opened:
+        head = opened.readline(_HEAD_BYTES)
+    if head.startswith(_OTHER_ENCODINGS) or b"\0" in head[:4]:
+        raise DataError(f"{file} is not UTF-8 but UTF-16 or the like; deliver it as UTF-8")
+    return head
+
+
+def _schema(file: Path) -> pa.Schema:
+    with _naming(file, "Parquet"):
+        return pq.read_schema(file)
+
+
+@contextmanager
+def _naming(file: Path, kind: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+        if getattr(error, "errno", None) is not None:
+            raise  # the file system's, which may be otherwise the next time
+        raise DataError(f"{file} is no whole {kind} file: {error}; deliver it again") from None
+
+
+def _open(file: Path) -> BufferedIOBase:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def _strings(names: list[str]) -> t.StructType:

@@ -22,6 +22,7 @@ from recbole_llm.errors import DataError, RecboleLlmError
 from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
+from spark_jobs.attempts import prune_runs
 from spark_jobs.carry_over import Base
 from spark_jobs.catalogue import Catalogue, available_items, read_catalogue
 from spark_jobs.config import NightConfig
@@ -131,6 +132,7 @@ def score(job: Job) -> None:
     started_at = datetime.datetime.now(datetime.UTC)
     started = time.monotonic()
     spark, config, warehouse = job.spark, job.config, job.warehouse
+    prune_runs(warehouse, job.day)
     features = warehouse.features_manifest(job.day)
     artifact_path = warehouse.champion_artifact()
     artifact = load_artifact(artifact_path)  # checked here, before any worker starts

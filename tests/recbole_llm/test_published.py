@@ -74,6 +74,17 @@ def test_no_way_back(tmp_path: Path) -> None:
     assert warehouse.published_run(DAY)["before"] == []
 
 
+def test_the_same_run_published_again_is_not_the_one_before(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    for number in (1, 2, 2, 2):
+        _publish(warehouse, DAY, number)
+    table = warehouse.published_run(DAY)
+    assert [table["run_id"], *(run["run_id"] for run in table["before"])] == [
+        f"{DAY}-2",
+        f"{DAY}-1",
+    ]
+
+
 def _publish_many(root: Path, month: int) -> None:
     for day in range(1, 21):
         _publish(Warehouse(root), f"2024-{month:02}-{day:02}", 0)

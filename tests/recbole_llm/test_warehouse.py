@@ -1,4 +1,5 @@
 import json
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,39 @@ def test_a_pointer_of_a_newer_version_is_not_guessed_at(tmp_path: Path) -> None:
     replace_json(warehouse.published, {"format_version": 2, "tables": {}})
     with pytest.raises(ArtifactError, match="format 2, this version reads 1; install"):
         warehouse.published_run(None)
+
+
+def test_what_a_killed_writer_left_is_taken_up(tmp_path: Path) -> None:
+    path = tmp_path / "pointer.json"
+    (tmp_path / ".pointer.json.staging").write_text('{"half": "a lin' + "x" * 1000)
+    replace_json(path, {"a": 1})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["pointer.json"]
+
+
+def _replace_often(path: Path, name: str) -> None:
+    for number in range(200):
+        replace_json(path, {"who": name, "rows": [number] * 100})
+
+
+def test_two_writers_never_mix(tmp_path: Path) -> None:
+    path = tmp_path / "pointer.json"
+    replace_json(path, {"who": "", "rows": [0] * 100})
+    context = get_context("spawn")
+    writers = [context.Process(target=_replace_often, args=(path, name)) for name in "ab"]
+    for writer in writers:
+        writer.start()
+    while any(writer.is_alive() for writer in writers):
+        content = json.loads(path.read_text())
+        assert len(content["rows"]) == 100
+        assert len(set(content["rows"])) == 1
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    assert [file.name for file in tmp_path.iterdir()] == ["pointer.json"]
+
+
+def test_a_damaged_pointer_is_told(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    for text in ("", '{"days": {', "[]", '{"days": {}}'):
+        warehouse.published.write_text(text)
+        with pytest.raises(ArtifactError, match="published.json is damaged .* restore it"):
+            warehouse.published_days()

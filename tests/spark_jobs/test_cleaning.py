@@ -69,10 +69,14 @@ def test_each_fault_has_its_reason(spark: SparkSession, tmp_path: Path) -> None:
         (_event(user_id="u" * 257), "bad_user_id"),
         (_event(user_id="u\t1"), "bad_user_id"),
         (_event(user_id='say "u"'), "bad_user_id"),
+        (_event(user_id="[1]"), "bad_user_id"),
+        (_event(user_id="caf\ufffd"), "bad_user_id"),
+        (_event(user_id="\u00a0"), "missing_user_id"),
         (_event(item_id=None), "missing_item_id"),
         (_event(item_id="a\u0000"), "bad_item_id"),
         (_event(timestamp=None), "bad_timestamp"),
         (_event(timestamp="noon"), "bad_timestamp"),
+        (_event(timestamp="12:00:00"), "bad_timestamp"),  # which Spark reads as today's
         (_event(timestamp="NaN"), "bad_timestamp"),
         (_event(timestamp=1e300), "bad_timestamp"),
         (_event(timestamp=NOON + 43_200), "timestamp_outside_calendar"),  # the next midnight
@@ -83,6 +87,7 @@ def test_each_fault_has_its_reason(spark: SparkSession, tmp_path: Path) -> None:
         (_event(event_type="fly"), "unknown_event_type"),
         (_event(rating="five"), "bad_rating"),
         (_event(rating="NaN"), "bad_rating"),
+        (_event(rating="-Infinity"), "bad_rating"),
         (_event(item_id="z"), "unknown_item"),
         (_event(item_id="tomorrow"), "unknown_item"),
     ]

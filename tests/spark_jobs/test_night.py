@@ -1,12 +1,9 @@
-"""Whole nights on the small warehouse: scored, audited, queried; repeated, killed and broken."""
+"""Whole nights on the small warehouse: scored, audited, queried; repeated and broken."""
 
 import datetime
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -312,28 +309,6 @@ def test_a_new_model_is_a_new_run(night: Any) -> None:
     after = warehouse.published_run(DAY)
     assert after["model_version"] == newer.name
     assert after["run_id"] != before["run_id"]
-
-
-@pytest.mark.slow
-def test_a_killed_job_leaves_yesterday_and_can_be_repeated(
-    night: Any, small_night_config: Path
-) -> None:
-    warehouse = night()
-    before = _table(warehouse)
-    for script in ("prepare_features", "score_users", "publish"):
-        command = [
-            sys.executable, str(HOME / "spark_jobs" / f"{script}.py"),
-            "--warehouse", str(warehouse.root), "--config", str(small_night_config), "--day", DAY,
-        ]  # fmt: skip
-        job = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        time.sleep(9)  # in the middle of its work
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
-        assert _table(warehouse) == before
-    night()
-    assert _table(warehouse) == before
 
 
 @pytest.mark.slow

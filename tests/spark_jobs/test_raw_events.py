@@ -51,7 +51,7 @@ def test_a_file_without_a_required_column(spark: SparkSession, tmp_path: Path) -
     with pytest.raises(DataError, match=r"lacks the columns \['user_id'\]; it has \['user', "):
         read_raw(spark, [tmp_path / "e.csv"], schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
     (tmp_path / "e.xls").write_text("")
-    with pytest.raises(DataError, match=r"e.xls is none of .jsonl, .json, .csv, .parquet"):
+    with pytest.raises(DataError, match=r"e.xls is none of .jsonl, .json, .csv, .jsonl.gz"):
         read_raw(spark, [tmp_path / "e.xls"], schemas.EVENT_COLUMNS, ())
 
 

@@ -1,0 +1,1 @@
+"""What readers see, and what is left, when the jobs of a night are killed, starved or doubled."""

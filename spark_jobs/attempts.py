@@ -1,0 +1,94 @@
+"""Which attempts stay and which are deleted.
+
+An attempt stays while a manifest or the pointer names it. What a killed run left is named by nobody
+and goes when its job starts again, before it needs the room. One job of a day runs at a time
+(``one_run_of``), so what nobody names is nobody's.
+"""
+
+import datetime
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from recbole_llm.warehouse import Warehouse, prune_attempts
+from spark_jobs.state import TABLES
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def one_run_of(warehouse: Warehouse, day: str) -> Iterator[None]:
+    """Wait until no other job works on the day; its lock goes with its process."""
+    warehouse.locks.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(warehouse.locks / f"{day}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.warning("another job works on %s (%s); waiting for it", day, lock.lock_file)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prune_features(warehouse: Warehouse, day: str) -> None:
+    """Delete the day's features that neither its manifest nor its runs of now and before name."""
+    keep = {_features_of(run) for run in _runs(warehouse, day)}
+    if (warehouse.features(day) / "manifest.json").is_file():
+        keep.add(warehouse.features_manifest(day)["attempt"])
+    prune_attempts(warehouse.features(day), keep)
+
+
+def flush_files(folder: Path) -> None:
+    """Bring a folder's files to the disk, before anything that outlives a power cut names them."""
+    for path in folder.iterdir():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def prune_runs(warehouse: Warehouse, day: str) -> None:
+    """Delete the day's runs that are neither its table of now or before nor waiting for their audit."""
+    keep = {Path(run["path"]).name for run in _runs(warehouse, day)}
+    for folder in warehouse.runs(day).glob("run_id=*"):
+        prune_attempts(folder, keep)
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def prune_states(warehouse: Warehouse, day: str, keep_days: int) -> None:
+    """Delete the tables of states older than ``keep_days``; quarantine and manifest stay."""
+    oldest = datetime.date.fromisoformat(day) - datetime.timedelta(days=keep_days)
+    for each in warehouse.features_manifests():
+        if each < oldest.isoformat():
+            for attempt in warehouse.features(each).iterdir():
+                for name in TABLES:
+                    _remove_whole(attempt / name)
+
+
+def _remove_whole(folder: Path) -> None:
+    """Delete a folder so that nobody takes what is left for the whole, wherever it is stopped."""
+    leaving = folder.with_name(f".{folder.name}")
+    if folder.is_dir():
+        folder.rename(leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
+
+
+def _runs(warehouse: Warehouse, day: str) -> list[dict[str, Any]]:
+    """The day's table, the tables of before, and the run that was scored last."""
+    runs = []
+    if table := warehouse.published_days().get(day):
+        runs += [table, *table["before"]]
+    if (warehouse.runs(day) / "scored.json").is_file():
+        runs.append(warehouse.scored_manifest(day))
+    return runs
+
+
+def _features_of(run: dict[str, Any]) -> str:
+    return Path(run["features_path"]).name

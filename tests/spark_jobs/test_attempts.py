@@ -1,0 +1,111 @@
+"""What is deleted of a day and what stays; one job of a day at a time."""
+
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from recbole_llm.warehouse import Warehouse, replace_json
+from spark_jobs import attempts
+from spark_jobs.attempts import one_run_of, prune_features, prune_runs, prune_states
+
+DAY, LATER = "2024-05-01", "2024-05-31"
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    """A day with attempts: named by manifests (m), by the pointer now and before (p, b), dead ones."""
+    warehouse = Warehouse(tmp_path)
+    for name in ("m", "p", "b", "dead", "half"):
+        (warehouse.features(DAY) / name / "sequences").mkdir(parents=True)
+        (warehouse.features(DAY) / name / "quarantine").mkdir()
+    replace_json(warehouse.features(DAY) / "manifest.json", {"ds": DAY, "attempt": "m"})
+
+    def run(name: str, features: str) -> dict[str, Any]:
+        path = warehouse.runs(DAY) / f"run_id={name}" / name
+        path.mkdir(parents=True)
+        (path / "0.parquet").touch()
+        features_path = f"features/ds={DAY}/{features}"
+        return {"path": str(path.relative_to(tmp_path)), "features_path": features_path}
+
+    run("dead", "dead")
+    replace_json(warehouse.runs(DAY) / "scored.json", run("s", "p"))
+    days = {DAY: {**run("p", "p"), "before": [run("b", "b")]}}
+    replace_json(warehouse.published, {"format_version": 1, "days": days})
+    return warehouse
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_dir())
+
+
+def test_what_is_named_stays(warehouse: Warehouse) -> None:
+    prune_features(warehouse, DAY)
+    assert _folders(warehouse.features(DAY)) == ["b", "m", "p"]
+    prune_runs(warehouse, DAY)
+    assert _folders(warehouse.runs(DAY)) == ["run_id=b", "run_id=p", "run_id=s"]
+    prune_features(warehouse, LATER)  # a day without anything
+    prune_runs(warehouse, LATER)
+
+
+def test_old_states_go_and_the_rest_of_one_that_was_half_deleted(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (warehouse.features(DAY) / "m" / "sequences" / "0.parquet").touch()
+    prune_states(warehouse, LATER, 30)  # as old as may be
+    assert _folders(warehouse.features(DAY) / "m") == ["quarantine", "sequences"]
+
+    def killed(folder: Path, **_: Any) -> None:
+        if folder.is_dir():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(attempts.shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune_states(warehouse, LATER, 29)
+    left = list(warehouse.features(DAY).glob("*/.sequences"))
+    assert len(left) == 1  # nobody reads it
+    assert not (left[0].parent / "sequences").exists()
+    prune_states(warehouse, LATER, 29)
+    assert _folders(warehouse.features(DAY) / "m") == ["quarantine"]
+
+
+def _append(root: Path, name: str, path: Path) -> None:
+    with one_run_of(Warehouse(root), DAY):
+        for _ in range(50):
+            with path.open("a") as file:
+                file.write(name)
+
+
+def test_two_jobs_of_a_day_run_one_after_the_other(tmp_path: Path) -> None:
+    context, path = get_context("spawn"), tmp_path / "trace"
+    jobs = [context.Process(target=_append, args=(tmp_path, name, path)) for name in "ab"]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert path.read_text() in ("a" * 50 + "b" * 50, "b" * 50 + "a" * 50)
+
+
+def test_a_dead_jobs_lock_is_free_and_days_do_not_wait_for_one_another(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    context = get_context("spawn")
+    job = context.Process(target=_hold, args=(tmp_path,))
+    job.start()
+    while not (tmp_path / "held").exists():
+        job.join(0.01)
+    with one_run_of(warehouse, LATER):
+        pass
+    job.kill()
+    job.join()
+    with one_run_of(warehouse, DAY):
+        pass  # it does not wait for a dead one
+
+
+def _hold(root: Path) -> None:
+    with one_run_of(Warehouse(root), DAY):
+        (root / "held").touch()
+        while True:
+            time.sleep(1)
