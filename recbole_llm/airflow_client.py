@@ -92,6 +92,10 @@ class AirflowClient:
         )
         return str(run["dag_run_id"])
 
+    def fail(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed, with what it still had to do."""
+        self.call("PATCH", _run_path(dag_id, run_id), {"state": "failed"})
+
     def backfill(self, dag_id: str, first_day: str, last_day: str) -> dict[str, str]:
         """Queue a run of each day of a range by Airflow's backfill, also of days that ran before.
 
