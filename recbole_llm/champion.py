@@ -96,6 +96,7 @@ def train_champion(
         "data_cut": cut,
         "champion_before": champion["model_version"] if champion else None,
         "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
         "train_seconds": round(time.monotonic() - started, 1),
         "test_ndcg": result.test_result[_METRIC],
         **(

@@ -29,7 +29,7 @@ _TRAINING_COLUMNS = {
     "data_cut": "DATE", "champion_before": "VARCHAR", "n_users": "BIGINT", "n_events": "BIGINT",
     "champion_ndcg": "DOUBLE", "challenger_ndcg": "DOUBLE", "difference": "DOUBLE",
     "lower": "DOUBLE", "margin": "DOUBLE", "confidence": "DOUBLE", "test_ndcg": "DOUBLE",
-    "epochs": "BIGINT", "train_seconds": "DOUBLE", "warm_from": "VARCHAR",
+    "epochs": "BIGINT", "best_epoch": "BIGINT", "train_seconds": "DOUBLE", "warm_from": "VARCHAR",
     "cold_because": "VARCHAR", "n_known_items": "BIGINT", "n_new_items": "BIGINT",
     "decided_at": "TIMESTAMPTZ",
 }  # fmt: skip

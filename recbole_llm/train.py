@@ -43,6 +43,8 @@ class TrainResult:
     """The same on the test rows, with the weights that were best on validation."""
     epochs: int
     """Epochs trained, the patience after the best one included."""
+    best_epoch: int | None
+    """The epoch, from 1, whose weights were best on validation; None without a validation."""
     artifact: Path | None
     """The artifact's folder; None for RecBole's own models."""
     start: dict[str, Any] | None
@@ -147,7 +149,10 @@ def _train_process(
     if config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
-    return TrainResult(valid_result, dict(test_result or {}), fitted.epochs, artifact, fitted.start)
+    return TrainResult(
+        valid_result, dict(test_result or {}), fitted.epochs, fitted.best_epoch, artifact,
+        fitted.start,
+    )  # fmt: skip
 
 
 def build_config(
@@ -259,7 +264,8 @@ class Fitted:
     """RecBole's trainer around the network; it evaluates."""
     valid_result: dict[str, float]
     epochs: int
-    start: dict[str, Any] | None = None
+    best_epoch: int | None
+    start: dict[str, Any] | None
 
 
 def fit(
@@ -298,7 +304,7 @@ def fit(
     epochs = len(trainer.train_loss_dict)
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
     best.restore()
-    return Fitted(network, trainer, dict(valid_result or {}), epochs, start)
+    return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start)
 
 
 def _make_folder(path: Path) -> None:
@@ -320,11 +326,13 @@ class _BestWeights:
         self._sign = 1.0 if bigger else -1.0
         self._best = -math.inf
         self._weights: dict[str, Tensor] | None = None
+        self.epoch: int | None = None
 
     def __call__(self, epoch: int, valid_score: float) -> None:
         if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
             self._best = self._sign * valid_score
             self._weights = copy.deepcopy(self._model.state_dict())
+            self.epoch = epoch + 1
         if self._on_epoch is not None:
             self._on_epoch(epoch, valid_score)
 
