@@ -80,12 +80,23 @@ def promotion_rules(settings: Any, config_file: Path) -> PromotionRules:
 
 @dataclass(frozen=True)
 class Event:
-    """One event to foretell."""
+    """One event to foretell from those before it; the events of a user share one list."""
 
     user_id: str
-    history: list[str]
-    """Items met before it, oldest first."""
-    item_id: str
+    items: list[str]
+    """Items of the user's events, oldest first."""
+    place: int
+    """Where among them this event's item stands."""
+
+    @property
+    def history(self) -> list[str]:
+        """Items met before it, oldest first."""
+        return self.items[: self.place]
+
+    @property
+    def item_id(self) -> str:
+        """The item to foretell."""
+        return self.items[self.place]
 
 
 @dataclass(frozen=True)
@@ -118,7 +129,7 @@ def read_newest_events(
     with duckdb.connect() as database:
         rows = database.execute(
             "SELECT user_id, item_ids, timestamps FROM read_parquet($files)"
-            " WHERE list_max(timestamps) >= $after AND list_min(timestamps) < list_max(timestamps)"
+            " WHERE list_max(timestamps) >= $after AND len(item_ids) > 1"
             " ORDER BY md5(user_id) LIMIT $n_users",
             {"files": f"{features}/sequences/*.parquet", "after": after_s,
              "n_users": rules.max_users},
@@ -131,9 +142,7 @@ def read_newest_events(
             for place in range(max(first, 1), len(items))
             if not (exclude_seen and items[place] in items[:place])
         ]
-        events += [
-            Event(user_id, items[:place], items[place]) for place in places[: rules.max_events]
-        ]
+        events += [Event(user_id, items, place) for place in places[: rules.max_events]]
     return events
 
 

@@ -31,13 +31,17 @@ def _scorer(order: list[str]) -> Scorer:
     return Scorer(replace(random_artifact(order), item_bias=biases))
 
 
+def _event(user_id: str, history: list[str], item_id: str) -> Event:
+    return Event(user_id, [*history, item_id], len(history))
+
+
 def test_a_users_score_is_the_mean_over_their_events() -> None:
     scorer = _scorer(CYCLE)
     events = [
-        Event("b", ["i5"], "i0"), Event("b", ["i5"], "i1"),  # ranks 1 and 2
-        Event("a", ["i0"], "i11"),  # rank 12
-        Event("c", ["i5", "i1"], "i2"),  # rank 3, or 2 without what was seen
-        Event("d", ["i5"], "unheard"), Event("d", ["unheard"], "i0"),
+        _event("b", ["i5"], "i0"), _event("b", ["i5"], "i1"),  # ranks 1 and 2
+        _event("a", ["i0"], "i11"),  # rank 12
+        _event("c", ["i5", "i1"], "i2"),  # rank 3, or 2 without what was seen
+        _event("d", ["i5"], "unheard"), _event("d", ["unheard"], "i0"),
     ]  # fmt: skip
     second = 1 / np.log2(3)
     seen_too = user_ndcg(scorer, events, [*CYCLE, "unheard"], exclude_seen=False)
@@ -50,7 +54,7 @@ def test_a_users_score_is_the_mean_over_their_events() -> None:
 
 
 def test_too_few_items_count_nothing() -> None:
-    events = [Event("a", CYCLE[:3], "i9"), Event("b", CYCLE[:2], "i2")]
+    events = [_event("a", CYCLE[:3], "i9"), _event("b", CYCLE[:2], "i2")]
     found = user_ndcg(_scorer(CYCLE), events, CYCLE, exclude_seen=True)
     np.testing.assert_allclose(found, [0, 1])
 
@@ -58,7 +62,7 @@ def test_too_few_items_count_nothing() -> None:
 def test_the_interval_by_hand() -> None:
     """Champion i0, i1, …; challenger i1, i0, …: three users, differences 1 - s, s - 1 and 0."""
     champion, challenger = _scorer(CYCLE), _scorer(["i1", "i0", *CYCLE[2:]])
-    events = [Event(user, ["i5"], item) for user, item in (("a", "i1"), ("b", "i0"), ("c", "i2"))]
+    events = [_event(user, ["i5"], item) for user, item in (("a", "i1"), ("b", "i0"), ("c", "i2"))]
     found = compare(champion, challenger, events, CYCLE, False, RULES)
     s = 1 / np.log2(3)
     assert (found.n_users, found.n_events) == (3, 3)
@@ -74,7 +78,7 @@ def test_the_interval_by_hand() -> None:
 
 def test_equals_pass_and_few_users_judge_nothing() -> None:
     scorer = _scorer(CYCLE)
-    events = [Event(user, ["i5"], "i1") for user in "abc"]
+    events = [_event(user, ["i5"], "i1") for user in "abc"]
     same = compare(scorer, scorer, events, CYCLE, False, replace(RULES, margin=0.0))
     assert (same.difference, same.lower, same.is_passed) == (0.0, 0.0, True)
     few = compare(scorer, scorer, events[:2], CYCLE, False, RULES)
@@ -94,21 +98,17 @@ def test_the_newest_events_with_all_that_was_before(tmp_path: Path) -> None:
         database.execute("CREATE TABLE s (user_id text, item_ids text[], timestamps bigint[])")
         database.executemany("INSERT INTO s VALUES (?, ?, ?)", rows)
         database.execute(f"COPY s TO '{tmp_path}/sequences/0.parquet'")
-    back, fresh = ["a", "b", "a"], Event("fresh", ["x"], "y")
-    found = read_newest_events(tmp_path, 10, True, RULES)
-    assert sorted(found, key=lambda e: (e.user_id, e.item_id)) == [
-        Event("back", back, "c"), Event("back", [*back, "c"], "d"), fresh,
-    ]  # fmt: skip
-    found = read_newest_events(tmp_path, 10, False, RULES)
-    assert sorted(found, key=lambda e: (e.user_id, e.item_id)) == [
-        Event("back", ["a", "b"], "a"), Event("back", back, "c"), fresh,
-    ]  # fmt: skip
-    assert (
-        len(
-            {e.user_id for e in read_newest_events(tmp_path, 10, True, replace(RULES, max_users=2))}
-        )
-        <= 2
-    )
+
+    def read(exclude_seen: bool, rules: PromotionRules = RULES) -> list[tuple[str, list[str], str]]:
+        events = read_newest_events(tmp_path, 10, exclude_seen, rules)
+        return sorted((event.user_id, event.history, event.item_id) for event in events)
+
+    fresh = ("fresh", ["x"], "y")
+    met = ["a", "b", "a"]
+    assert read(True) == [("back", met, "c"), ("back", [*met, "c"], "d"), fresh]
+    assert read(False) == [("back", ["a", "b"], "a"), ("back", met, "c"), fresh]
+    assert read(False, replace(RULES, max_events=1)) == [("back", ["a", "b"], "a"), fresh]
+    assert len({user for user, _, _ in read(False, replace(RULES, max_users=2))}) == 2
 
 
 @pytest.mark.parametrize(
