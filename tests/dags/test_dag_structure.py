@@ -286,6 +286,33 @@ def test_a_timeout_is_tried_again_once_and_a_missing_connection_never(dags: Any)
         assert policy.evaluate(error, try_number, max_tries=2).action.value == action
 
 
+def test_alerts_of_late_runs(
+    dags: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backfill's runs wait and are not late; an address that cannot be posted to hides no alert."""
+    late = dags["nightly_features"].deadline[0].callback
+    module, name = late.path.rsplit(".", 1)
+    tell_late = getattr(sys.modules[module], name)
+    alerts = tmp_path / "there" / "alerts.jsonl"
+    connection = {"conn_type": "http", "host": "file:///etc", "password": "hostname"}
+    monkeypatch.setenv("AIRFLOW_CONN_NIGHT_ALERTS", json.dumps(connection))
+    run = {
+        "run_type": "backfill", "partition_key": DAY, "conf": {}, "dag_id": "nightly_features",
+        "dag_run_id": "a run", "state": "queued",
+    }  # fmt: skip
+    deadline = {"deadline_time": "2024-05-02 05:00:00+00:00"}
+    tell_late(context={"dag_run": run, "deadline": deadline}, alerts=str(alerts))
+    assert not alerts.exists()
+    tell_late(context={"dag_run": {**run, "run_type": "scheduled"}, "deadline": deadline},
+              alerts=str(alerts))  # fmt: skip
+    (line,) = alerts.read_text().splitlines()
+    assert json.loads(line)["text"] == (
+        f"nightly_features for {DAY} was due at 2024-05-02 05:00:00+00:00 and is queued"
+    )
+    assert "could not be posted to night_alerts: ValueError" in caplog.text
+    assert "hostname" not in caplog.text
+
+
 def test_parsing_a_dag_loads_no_heavy_module(tmp_path: Path) -> None:
     """In a fresh interpreter for each DAG, as the DAG processor forks one; they import the others."""
     heavy = ["torch", "pyspark", "pandas", "numpy", "recbole", "recbole_llm", "spark_jobs"]
