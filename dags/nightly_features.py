@@ -9,9 +9,11 @@ with DAG(
     dag_id="nightly_features",
     dag_display_name="Night 1: features of a day",
     description="Raw events of a day become every user's sequence; starts Night 2.",
-    # At 02:00 the day before is complete: it is the partition.
+    # At 02:00 UTC the day before is complete: it is the partition. The hour is told as midnight of a
+    # zone two hours behind, so that a partition's own instant is the midnight of its day: a backfill
+    # from one date to another then has both, and finds the runs that were triggered by key.
     schedule=CronPartitionTimetable(
-        "0 2 * * *", timezone="UTC", run_offset=-1, key_format=DAY_FORMAT
+        "0 0 * * *", timezone="Etc/GMT+2", run_offset=-1, key_format=DAY_FORMAT
     ),
     catchup=False,
     max_active_runs=1,

@@ -180,6 +180,17 @@ def test_a_schedule_takes_a_day_that_is_over(
     assert (info.run_after, info.partition_key) == (expected, key)
 
 
+def test_a_backfill_has_both_its_days(dags: Any) -> None:
+    from airflow.serialization.encoders import coerce_to_core_timetable
+
+    timetable = coerce_to_core_timetable(dags["nightly_features"].schedule)
+    first, last = (datetime.datetime(2024, 5, day, tzinfo=datetime.UTC) for day in (30, 31))
+    infos = list(timetable.iter_partition_dagrun_infos(earliest=first, latest=last))
+    assert [info.partition_key for info in infos] == ["2024-05-30", "2024-05-31"]
+    for info in infos:  # else a backfill would not see the run that was triggered for the day
+        assert info.partition_date == timetable.resolve_partition_date(info.partition_key)
+
+
 def test_a_spark_job_is_submitted_for_the_partition(dags: Any) -> None:
     for template in _tasks(dags, SPARK_JOBS):
         task = _render(template, partition_key=DAY, params={"ds": None, "cold": False})
