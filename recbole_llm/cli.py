@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--port", type=int, default=8080, help="port of Airflow's page and API")
     train = add("train", _train)
     train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
+    train.add_argument("--cold", action="store_true", help="start from random weights")
     lookup = add("lookup", _lookup)
     lookup.add_argument("--user", required=True, help="external user id")
     lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")
@@ -142,7 +143,7 @@ def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Train the champion on a day's features."""
+    """Train on a day's features: the first champion, or a challenger that meets it."""
     from recbole_llm.champion import train_champion
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
@@ -151,7 +152,7 @@ def _train(args: argparse.Namespace) -> None:
     args.warehouse.training.mkdir(parents=True, exist_ok=True)
     os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
     sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
-    train_champion(args.warehouse, config, day, args.if_none)
+    train_champion(args.warehouse, config, day, args.if_none, args.cold)
 
 
 def _lookup(args: argparse.Namespace) -> None:

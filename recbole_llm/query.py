@@ -1,7 +1,8 @@
 """Ask the nightly tables: DuckDB views over the published Parquet files, in memory, read-only.
 
 Views: ``recommendations`` (every published day), ``recommendations_latest`` (the newest),
-``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day).
+``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day), ``trainings``
+(one row a trained model, with the verdict on it).
 """
 
 from dataclasses import dataclass
@@ -24,9 +25,19 @@ _RUN_COLUMNS = {
     "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ", "path": "VARCHAR",
 }  # fmt: skip
 
+_TRAINING_COLUMNS = {
+    "ds": "DATE", "model_version": "VARCHAR", "verdict": "VARCHAR", "reason": "VARCHAR",
+    "data_cut": "DATE", "champion_before": "VARCHAR", "n_users": "BIGINT", "n_events": "BIGINT",
+    "champion_ndcg": "DOUBLE", "challenger_ndcg": "DOUBLE", "difference": "DOUBLE",
+    "lower": "DOUBLE", "margin": "DOUBLE", "confidence": "DOUBLE", "test_ndcg": "DOUBLE",
+    "epochs": "BIGINT", "best_epoch": "BIGINT", "train_seconds": "DOUBLE", "warm_from": "VARCHAR",
+    "cold_because": "VARCHAR", "n_known_items": "BIGINT", "n_new_items": "BIGINT",
+    "decided_at": "TIMESTAMPTZ",
+}  # fmt: skip
+
 
 def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the four views; it can read the warehouse and nothing else.
+    """An in-memory database with the five views; it can read the warehouse and nothing else.
 
     Raises:
         NotFoundError: nothing is published yet.
@@ -39,9 +50,15 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
     _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
-    columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _RUN_COLUMNS.items()) + "}"
     logs = sorted(str(path) for path in warehouse.run_log.glob("*.json"))
-    _view(database, "runs", f"read_json({_list(logs)}, columns = {columns})")
+    _view(database, "runs", f"read_json({_list(logs)}, columns = {_struct(_RUN_COLUMNS)})")
+    decisions = sorted(str(path) for path in warehouse.decisions.glob("*.json"))
+    columns = _struct(_TRAINING_COLUMNS)
+    if decisions:
+        _view(database, "trainings", f"read_json({_list(decisions)}, columns = {columns})")
+    else:  # the champion was put there by hand
+        nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in _TRAINING_COLUMNS.items())
+        _view(database, "trainings", f"(SELECT {nothing} WHERE false)")
     manifests = warehouse.features_manifests().values()
     quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
     _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
@@ -161,6 +178,11 @@ def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
 def _list(texts: Any) -> str:
     """A DuckDB list of strings; our own paths, quoted."""
     return "[" + ", ".join("'" + str(text).replace("'", "''") + "'" for text in texts) + "]"
+
+
+def _struct(columns: dict[str, str]) -> str:
+    """DuckDB's way to write names and types."""
+    return "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
 
 
 def _dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

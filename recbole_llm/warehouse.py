@@ -3,7 +3,8 @@
     raw/events/ds=D/, raw/items/          what other systems deliver
     features/ds=D/<attempt>/…             sequences, items, recent, quarantine; manifest.json names the
                                           attempt
-    artifacts/<model_version>/            trained models; champion.json names the one in use
+    artifacts/<model_version>/            trained models; champion.json names the one in use,
+                                          decisions/ says of each how it came in or why not
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
     published.json                        which attempt is the table of which day; see published.py
@@ -46,6 +47,7 @@ class Warehouse:
         self.raw_items = self.root / "raw" / "items"
         self.artifacts = self.root / "artifacts"
         self.champion = self.artifacts / "champion.json"
+        self.decisions = self.artifacts / "decisions"
         self.published = self.root / "published.json"
         self.run_log = self.root / "run_log"
         self.locks = self.root / "locks"

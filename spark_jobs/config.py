@@ -52,12 +52,14 @@ class NightConfig:
     """Days whose state stays to be extended; of older ones the quarantine and the counts stay."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
+    promotion: dict[str, Any]
+    """Whether a challenger becomes champion, see ``recbole_llm/judge.py``; the jobs do not read it."""
 
     def __post_init__(self) -> None:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("block_event_types", list), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
-                               ("training", dict)):  # fmt: skip
+                               ("training", dict), ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")

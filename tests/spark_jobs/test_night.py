@@ -144,6 +144,12 @@ def test_runs_and_quarantine_can_be_queried(
     assert database.execute(count.format("recommendations")).fetchall() == [(66, 2)]
     assert database.execute(count.format("recommendations_latest")).fetchall() == [(33, 1)]
     assert database.execute(count.format("quarantine")).fetchall() == [(4, 2)]
+    assert database.execute(count.format("trainings")).fetchall() == [(0, 0)]
+    decision = {"ds": DAY, "verdict": "refused", "lower": -0.5, "n_users": 9}
+    replace_json(published.decisions / "one.json", decision)
+    told = run_sql(published, "SELECT ds::text, verdict, lower, n_users, epochs FROM trainings")
+    assert told.fetchall() == [(DAY, "refused", -0.5, 9, None)]
+    (published.decisions / "one.json").unlink()
     root = ["--warehouse", str(published.root)]
     assert cli(["sql", *root, "--json", "SELECT count(*) AS n FROM recommendations"]) == 0
     assert capsys.readouterr().out == '{"n": 66}\n'

@@ -1,10 +1,6 @@
 """The state: by hand, and over thirty days against a plain Python account of them."""
 
 import datetime
-import json
-import random
-from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,11 @@ from spark_jobs.config import load_night_config
 from spark_jobs.job import Job
 from spark_jobs.prepare_features import prepare
 from spark_jobs.state import empty_state, extend_sequences, find_arrivals, merge_items
-from tests.data import write_events
+from tests.thirty_days import MAX_HISTORY, MAX_LATE_DAYS, write_days
 
 pytestmark = pytest.mark.spark
 EVENTS = schemas.CHECKED_EVENTS[:-1]
 FIRST = datetime.date(1970, 1, 1)
-N_DAYS, MAX_LATE_DAYS, MAX_HISTORY = 30, 3, 8
 
 
 def test_a_state_by_hand(spark: SparkSession) -> None:
@@ -109,86 +104,6 @@ def test_a_catalogue_by_hand(spark: SparkSession) -> None:
     assertDataFrameEqual(merge_items(items, catalogue.limit(0), [], None), items)
 
 
-@dataclass
-class Account:
-    """What the generated days must come to, kept row by row."""
-
-    events: dict[tuple[str, str, int, bool], str] = field(default_factory=dict)
-    """Market by event."""
-    strangers: set[str] = field(default_factory=set)
-    counts: Counter[str] = field(default_factory=Counter)
-
-    def sequences(self) -> list[tuple[Any, ...]]:
-        users = {event[0] for event in self.events} | self.strangers
-        rows = []
-        for user in sorted(users):
-            mine = [
-                (*event[1:], market) for event, market in self.events.items() if event[0] == user
-            ]
-            met = sorted((second, item) for item, second, is_block, _ in mine if not is_block)
-            last = met[-MAX_HISTORY:]
-            blocked = sorted({item for item, _, is_block, _ in mine if is_block})
-            place = max(((second, market) for _, second, _, market in mine if market), default=None)
-            rows.append(
-                (user, [item for _, item in last], [second for second, _ in last], len(mine),
-                 blocked, place[1] if place else None)
-            )  # fmt: skip
-        return rows
-
-
-def _write_days(warehouse: Warehouse) -> tuple[list[str], Account]:
-    """Thirty days with late, repeated, misplaced and malformed events, and three catalogues."""
-    random_ = random.Random(5)
-    account = Account()
-    start = datetime.date(2024, 5, 1)
-    days = [(start + datetime.timedelta(days=n)).isoformat() for n in range(N_DAYS)]
-    catalogues = {0: range(12), 10: range(2, 16), 20: range(4, 20)}
-    first_seen = {f"i{item}": day for day, held in reversed(catalogues.items()) for item in held}
-    for number, held in catalogues.items():
-        folder = warehouse.raw_items / f"ds={days[number]}"
-        folder.mkdir(parents=True)
-        lines = [json.dumps({"item_id": f"i{n}", "title": f"Title {n} of {number}"}) for n in held]
-        (folder / "items.jsonl").write_text("\n".join(lines) + "\n")
-    midnight = 1_714_521_600  # 2024-05-01T00:00:00Z
-    told: list[tuple[str, str, int, bool]] = []
-    markets: dict[tuple[str, str, int, bool], str] = {}
-    for number, day in enumerate(days):
-        rows: list[dict[str, object] | str] = []
-        for _ in range(random_.randint(0, 50) if number else 60):
-            age = random_.choice([0, 0, 0, 0, 1, 2, 3, 4, 9]) if number else random_.randint(0, 99)
-            second = midnight + 86_400 * (number - age) + random_.randrange(86_400)
-            is_block = random_.random() < 0.1
-            event = (f"u{random_.randrange(15)}", f"i{random_.randrange(22)}", second, is_block)
-            if told and random_.random() < 0.2:
-                event = random_.choice(told[-40:])  # once more, perhaps too late by now
-            told.append(event)
-            user, item, second, is_block = event
-            market = markets.setdefault(event, random_.choice(["", "de", "at"]))
-            kind = "hide" if is_block else "view"
-            rows += [{"user_id": user, "item_id": item, "timestamp": second, "event_type": kind,
-                      "market": market}]  # fmt: skip
-            account.counts["raw"] += 1
-            is_late = second < midnight + 86_400 * number
-            if number and second < midnight + 86_400 * (number - MAX_LATE_DAYS):
-                account.counts["quarantined"] += 1
-            elif number < first_seen.get(item, N_DAYS):
-                account.strangers.add(user)
-                account.counts["quarantined"] += 1
-            elif event in account.events:
-                account.counts["duplicate"] += 1
-            else:
-                account.events[event] = market
-                account.counts["accepted"] += 1
-                account.counts["late"] += bool(number) and is_late
-        if random_.random() < 0.5:
-            rows += ["{broken", {"user_id": "v", "item_id": "i4", "timestamp": "soon"}]
-            account.counts["raw"] += 2
-            account.counts["quarantined"] += 2
-        random_.shuffle(rows)
-        write_events(warehouse.raw_events, day, rows)
-    return days, account
-
-
 def _rows(warehouse: Warehouse, day: str, table: str, columns: str = "*") -> list[tuple[Any, ...]]:
     path = warehouse.root / warehouse.features_manifest(day)["path"] / table
     with duckdb.connect() as database:
@@ -207,7 +122,7 @@ def test_thirty_nights_give_what_the_raw_events_give(
     config = load_night_config(small_night_config)
     assert (config.max_late_days, config.max_history) == (MAX_LATE_DAYS, MAX_HISTORY)
     nightly, at_once, with_gaps = (Warehouse(tmp_path / name) for name in ("n", "o", "g"))
-    days, account = _write_days(nightly)
+    days, account = write_days(nightly)
     for other in (at_once, with_gaps):
         other.root.mkdir()
         (other.root / "raw").symlink_to(nightly.root / "raw")
