@@ -6,7 +6,7 @@ Views: ``recommendations`` (every published day), ``recommendations_latest`` (th
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import duckdb
 
@@ -71,6 +71,52 @@ def run_sql(warehouse: Warehouse, sql: str) -> duckdb.DuckDBPyRelation:
     return relation
 
 
+class Tables(Protocol):
+    """Where a user's rows are asked: the Parquet files, or a sink."""
+
+    def loaded(self) -> dict[str, str]:
+        """The ``run_id`` that is the table of each day."""
+
+    def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
+        """A user's first K rows of a day, of the newest when None; empty where there are none."""
+
+
+class ParquetTables:
+    """The published files, asked through one connection that remembers their footers.
+
+    A service keeps it: every question goes to the run that the pointer names then.
+    """
+
+    def __init__(self, warehouse: Warehouse) -> None:
+        self._warehouse = warehouse
+        # A user's rows lie in one row group: more threads would only wait for one another.
+        self._database = duckdb.connect(config={"threads": 1})
+        self._database.execute("SET parquet_metadata_cache = true")
+
+    def loaded(self) -> dict[str, str]:
+        """The ``run_id`` of each published day."""
+        return {day: run["run_id"] for day, run in self._warehouse.published_days().items()}
+
+    def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
+        """A user's first K rows of a day; see ``Tables``.
+
+        Raises:
+            NotFoundError: nothing, or not that day, is published.
+        """
+        path = self._warehouse.root / self._warehouse.published_run(day)["path"]
+        return _dicts(
+            self._database.execute(
+                "SELECT ds::text AS ds, rank, item_id, score, reason, model_version, run_id "
+                "FROM read_parquet($table) WHERE user_id = $user_id AND rank <= $k ORDER BY rank",
+                {"table": f"{path}/*.parquet", "user_id": user_id, "k": k},
+            )
+        )
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._database.close()
+
+
 @dataclass(frozen=True)
 class Lookup:
     """One user's row of the table, with what led to it."""
@@ -81,46 +127,79 @@ class Lookup:
     model_version: str
     history: list[dict[str, Any]]
     """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds). Empty
-    where the day's state was deleted, after ``keep_days``."""
+    where the day's state was deleted, after ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
     """rank, item_id, title, score, reason; best first."""
-    path: Path
-    """Where the table's files lie."""
+    path: Path | None
+    """Where the table's files lie; None where a sink was asked."""
 
 
 def lookup(
-    warehouse: Warehouse, user_id: str, day: str | None = None, k: int = 10, n_history: int = 5
+    warehouse: Warehouse,
+    user_id: str,
+    day: str | None = None,
+    k: int = 10,
+    n_history: int = 5,
+    tables: Tables | None = None,
 ) -> Lookup:
-    """Answer for one user from the published table.
+    """Answer for one user from the published table, or from a sink's copy of it.
 
     Args:
         day: a published day; the newest when None.
         k: recommendations wanted, at most what the table holds.
         n_history: history items wanted.
+        tables: where to ask; the warehouse's own files when None. History and titles come from the
+            warehouse, as far as it has them.
     Raises:
         NotFoundError: nothing, or not that day, is published, or the user is not in the table.
     """
-    run = warehouse.published_run(day)
-    table = f"{warehouse.root / run['path']}/*.parquet"
-    features = warehouse.root / run["features_path"]
-    has_state = (features / "sequences").is_dir()
+    asked = tables or ParquetTables(warehouse)
+    rows = asked.user_rows(user_id, day, k)
+    if not rows:
+        days = asked.loaded()
+        if not days or (day is not None and day not in days):
+            raise NotFoundError(f"no table for {day or 'any day'}: {len(days)} days are there")
+        raise NotFoundError(
+            f"user {user_id!r} is not in the table of {day or max(days)}: they had no usable event "
+            "up to that day"
+        )
+    first, published = rows[0], warehouse.published_days().get(rows[0]["ds"])
+    history, titles = _told_of(warehouse, published, user_id, n_history, rows)
+    return Lookup(
+        first["ds"], user_id, first["run_id"], first["model_version"], history,
+        [
+            {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"], ""),
+             "score": row["score"], "reason": row["reason"]}
+            for row in rows
+        ],
+        warehouse.root / published["path"] if published and tables is None else None,
+    )  # fmt: skip
+
+
+def _told_of(
+    warehouse: Warehouse,
+    run: dict[str, Any] | None,
+    user_id: str,
+    n_history: int,
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The user's history, and the titles of the recommended items; empty where they are not told."""
+    features = warehouse.root / run["features_path"] if run else None
+    has_state = features is not None and (features / "sequences").is_dir()
     if not has_state:  # past its days; later states know all items
-        features = warehouse.root / [*warehouse.features_manifests().values()][-1]["path"]
+        paths = [manifest["path"] for manifest in warehouse.features_manifests().values()]
+        if not paths:
+            return [], {}
+        features = warehouse.root / paths[-1]
     items = f"{features}/items/*.parquet"
     with duckdb.connect() as database:
-        recommendations = _dicts(
+        titles = dict(
             database.execute(
-                "SELECT rank, item_id, coalesce(title, '') AS title, score, reason "
-                "FROM read_parquet($table) AS t LEFT JOIN read_parquet($items) AS i USING (item_id) "
-                "WHERE user_id = $user_id AND rank <= $k ORDER BY rank",
-                {"table": table, "items": items, "user_id": user_id, "k": k},
-            )
+                "SELECT item_id, coalesce(title, '') FROM read_parquet($items) "
+                "WHERE list_contains($ids, item_id)",
+                {"items": items, "ids": [row["item_id"] for row in rows]},
+            ).fetchall()
         )
-        if not recommendations:
-            raise NotFoundError(
-                f"user {user_id!r} is not in the table of {run['ds']}: they had no usable event up "
-                "to that day"
-            )
         history = [] if not has_state else _dicts(
             database.execute(
                 "SELECT item_id, coalesce(title, '') AS title, timestamp FROM ("
@@ -133,10 +212,7 @@ def lookup(
                  "user_id": user_id, "n": n_history},
             )
         )  # fmt: skip
-    return Lookup(
-        run["ds"], user_id, run["run_id"], run["model_version"], history, recommendations,
-        warehouse.root / run["path"],
-    )  # fmt: skip
+    return history, titles
 
 
 def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
