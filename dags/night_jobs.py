@@ -125,3 +125,30 @@ def train_job(task_id: str, timeout: timedelta, *, if_none: bool = False) -> Bas
         do_xcom_push=False,
         execution_timeout=timeout,
     )
+
+
+def sync_job(task_id: str, timeout: timedelta) -> BashOperator:
+    """A task that lets the sinks of the night's settings hold the day's published table.
+
+    Where there are none it does nothing. A PostgreSQL sink's password may stand in the connection
+    ``recommendations_postgres``.
+    """
+    password = (
+        "{% set c = conn.get('recommendations_postgres') %}{{ c.password or '' if c else '' }}"
+    )
+    return BashOperator(
+        task_id=task_id,
+        bash_command='PGPASSWORD="${PASSWORD:-$PGPASSWORD}" exec "$RECBOLE_LLM" sync'
+        ' --warehouse "$WAREHOUSE" --config "$CONFIG" --day "$DAY"',
+        env={
+            "RECBOLE_LLM": str(VENV / "bin" / "recbole-llm"),
+            "WAREHOUSE": str(WAREHOUSE),
+            "CONFIG": str(CONFIG),
+            "DAY": DAY,
+            "PASSWORD": password,
+        },
+        append_env=True,
+        skip_on_exit_code=None,
+        do_xcom_push=False,
+        execution_timeout=timeout,
+    )

@@ -3,7 +3,15 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable
-from night_jobs import DAY_PARAM, DEFAULT_ARGS, FEATURES, RECOMMENDATIONS, spark_job, train_job
+from night_jobs import (
+    DAY_PARAM,
+    DEFAULT_ARGS,
+    FEATURES,
+    RECOMMENDATIONS,
+    spark_job,
+    sync_job,
+    train_job,
+)
 
 with DAG(
     dag_id="nightly_recommendations",
@@ -23,10 +31,12 @@ Starts when `nightly_features` has finished a day; the partition key is that day
 - `score_users` ranks items for every user.
 - `publish` audits the written table and only then points readers to it. A failed audit ends the
   task without a retry, and the table that was published before stands.
+- `sync_sinks` copies the published table to the settings' `sinks`, where there are any.
 """,
 ):
     (
         train_job("ensure_champion", timeout=timedelta(hours=12), if_none=True)
         >> spark_job("score_users", timeout=timedelta(hours=4))
         >> spark_job("publish", timeout=timedelta(hours=1), outlets=[RECOMMENDATIONS])
+        >> sync_job("sync_sinks", timeout=timedelta(hours=2))
     )

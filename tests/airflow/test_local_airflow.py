@@ -114,7 +114,13 @@ class TestOnARunningAirflow:
         ended = [r.getMessage().split(" after ")[0] for r in caplog.records]
         assert [line for line in ended if line.endswith(": success")] == [
             f"{DAY} {task}: success"
-            for task in ("prepare_features", "ensure_champion", "score_users", "publish")
+            for task in (
+                "prepare_features",
+                "ensure_champion",
+                "score_users",
+                "publish",
+                "sync_sinks",
+            )
         ]
         run_night(place.airflow, DAY, NIGHT_TIMEOUT_S)
         second = place.warehouse.published_run(DAY)
