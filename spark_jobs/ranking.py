@@ -119,7 +119,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
-    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED) as writer:
+    with open_table(staging) as writer:
         for batch in file.iter_batches(task.users_per_batch, columns=["user_id", "item_ids"]):
             users, histories = batch.columns
             starts = carried.starts[n_done : n_done + len(users)]
@@ -137,6 +137,11 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
         "n_carried_users": int((carried.starts >= 0).sum()),
         "n_unknown_items": n_unknown,
     }
+
+
+def open_table(path: Path) -> pq.ParquetWriter:
+    """A writer of a table's file; each batch becomes a row group, which a lookup reads alone."""
+    return pq.ParquetWriter(path, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED)
 
 
 def _rank(

@@ -102,6 +102,18 @@ def test_it_follows_the_pointer_back(nights: Nights, sink: Sink) -> None:
     assert _asked(sink, "u1", NEXT) == []
 
 
+def test_a_service_that_keeps_its_tables_sees_the_pointer_move(nights: Nights) -> None:
+    nights.publish(DAY, "a")
+    with closing(ParquetTables(nights.warehouse)) as tables:
+        assert _asked(tables, "u1", None) == _rows(nights, "a", "u1")
+        nights.publish(NEXT, "b")
+        assert _asked(tables, "u1", None) == _rows(nights, "b", "u1")
+        roll_back(nights.warehouse, NEXT)
+        assert _asked(tables, "u1", None) == _rows(nights, "a", "u1")
+        with pytest.raises(NotFoundError, match=f"no table for {NEXT}"):
+            tables.user_rows("u1", NEXT, K)
+
+
 def test_an_empty_warehouse_withdraws_nothing(nights: Nights, sink: Sink, tmp_path: Path) -> None:
     nights.publish(DAY, "a")
     sync(nights.warehouse, sink)
