@@ -195,6 +195,8 @@ def _sync(args: argparse.Namespace) -> None:
     """Let PostgreSQL or Delta hold the published tables, loading what is new."""
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     sinks = load_yaml(args.config).get("sinks", []) if args.sink is None else args.sink
+    if not isinstance(sinks, list) or not all(isinstance(sink, str) for sink in sinks):
+        raise ConfigError(f"sinks in {args.config} must be a list of addresses, got {sinks!r}")
     if not sinks:
         logging.info("no sinks in %s, and no --sink", args.config)
         return

@@ -6,11 +6,12 @@ Views: ``recommendations`` (every published day), ``recommendations_latest`` (th
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
 _RUN_COLUMNS = {
@@ -69,16 +70,6 @@ def run_sql(warehouse: Warehouse, sql: str) -> duckdb.DuckDBPyRelation:
     if relation is None:
         raise ConfigError(f"the query gives no rows: {sql!r}")
     return relation
-
-
-class Tables(Protocol):
-    """Where a user's rows are asked: the Parquet files, or a sink."""
-
-    def loaded(self) -> dict[str, str]:
-        """The ``run_id`` that is the table of each day."""
-
-    def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
-        """A user's first K rows of a day, of the newest when None; empty where there are none."""
 
 
 _Run = tuple[dict[str, Any], list[tuple[str, str, str]]]

@@ -5,26 +5,19 @@ a day, whole or not at all, and nothing for a day that was withdrawn.
 """
 
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.sinks.run_files import RunFiles
+
+if TYPE_CHECKING:
+    from recbole_llm.sinks.run_files import RunFiles  # a lookup in Parquet needs no pyarrow
 
 
-class Sink(Protocol):
-    """A copy of the published tables."""
-
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold others who change the sink off, and make it ready to take tables."""
+class Tables(Protocol):
+    """Where a user's rows are asked: the published files themselves, or a sink."""
 
     def loaded(self) -> dict[str, str]:
         """The ``run_id`` that is the table of each day."""
-
-    def load(self, run: RunFiles) -> None:
-        """Make a run the table of its day, in one step."""
-
-    def withdraw(self, day: str) -> None:
-        """Take a day's table away."""
 
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day, of the newest when None; empty where there are none.
@@ -35,6 +28,19 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Give back what it holds."""
+
+
+class Sink(Tables, Protocol):
+    """A copy of the published tables."""
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold others who change the sink off, and make it ready to take tables."""
+
+    def load(self, run: "RunFiles") -> None:
+        """Make a run the table of its day, in one step."""
+
+    def withdraw(self, day: str) -> None:
+        """Take a day's table away."""
 
 
 def open_sink(address: str) -> Sink:

@@ -64,7 +64,7 @@ class DeltaSink:
             self._opened().delete(f"ds = '{day}'", commit_properties=_named(f"{day} withdrawn"))
 
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
-        """A user's first K rows of a day in the newest version; see ``Sink``."""
+        """A user's first K rows of a day in the newest version; see ``Tables``."""
         table = self._opened()
         with _known_errors("reading"):
             table.update_incremental()

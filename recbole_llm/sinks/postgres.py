@@ -120,7 +120,7 @@ class PostgresSink:
             self._swap(day, None, None)
 
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
-        """A user's first K rows of a day; see ``Sink``."""
+        """A user's first K rows of a day; see ``Tables``."""
         # Two texts, as each is planned once.
         source, when = ("_latest", "") if day is None else ("", "ds = %(day)s AND ")
         query = (

@@ -183,6 +183,8 @@ def test_no_sinks_are_none_to_load(
     root = str(nights.warehouse.root)
     assert cli(["sync", "--warehouse", root, "--config", str(config)]) == 0
     assert f"no sinks in {config}" in caplog.text
+    config.write_text("sinks: delta:x\n")
+    assert cli(["sync", "--warehouse", root, "--config", str(config)]) == 2
 
 
 def test_columns_are_those_that_the_night_writes() -> None:
