@@ -3,7 +3,7 @@
     python -m benchmarks.lookup
 
 A published table of random lists, written as the night's workers write theirs: range by range of users,
-one row group a batch. It is loaded into a PostgreSQL server of its own with default settings and into a
+in small row groups. It is loaded into a PostgreSQL server of its own with default settings and into a
 Delta table. Each source is then asked for the same random users, one after the other, through what
 ``recbole-llm lookup`` asks (``user_rows``, newest day), by one client that keeps its connection as a
 service does; opening one anew for each question is not counted. Sources take turns, all is warm.
@@ -36,13 +36,13 @@ import pyarrow as pa
 from benchmarks.about import RESULTS, describe_run
 from benchmarks.postgres_server import find_programs, postgres_server
 from recbole_llm.config_files import config_path
+from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.published import publish_run
-from recbole_llm.query import ParquetTables
 from recbole_llm.sinks import Sink, Tables, open_sink
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import load_night_config
-from spark_jobs.ranking import open_table
+from spark_jobs.ranking import USERS_TO_READ, open_table
 
 _DAY = "2024-05-31"
 _PATH = RESULTS / "lookup.json"
@@ -162,7 +162,8 @@ def publish_random(
                     pa.RecordBatch.from_arrays(
                         [pa.array(columns[field.name]).cast(field.type) for field in COLUMNS],
                         schema=COLUMNS,
-                    )
+                    ),
+                    USERS_TO_READ * k,
                 )
     publish_run(warehouse, run, keep_runs=0)
 

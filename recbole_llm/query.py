@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
@@ -70,73 +71,6 @@ def run_sql(warehouse: Warehouse, sql: str) -> duckdb.DuckDBPyRelation:
     if relation is None:
         raise ConfigError(f"the query gives no rows: {sql!r}")
     return relation
-
-
-_Run = tuple[dict[str, Any], list[tuple[str, str, str]]]
-"""The pointer's entry, and each file with its least and its greatest user."""
-
-
-class ParquetTables:
-    """The published files, asked through one connection that remembers their footers.
-
-    A service keeps it: every question goes to the run that the pointer names then, and only to the
-    files that may hold the user.
-    """
-
-    def __init__(self, warehouse: Warehouse) -> None:
-        self._warehouse = warehouse
-        # A user's rows lie in one row group: more threads would only wait for one another.
-        self._database = duckdb.connect(config={"threads": 1})
-        self._database.execute("SET parquet_metadata_cache = true")
-        self._pointer: tuple[int, ...] = ()
-        self._runs: dict[str | None, _Run] = {}
-
-    def loaded(self) -> dict[str, str]:
-        """The ``run_id`` of each published day."""
-        return {day: run["run_id"] for day, run in self._warehouse.published_days().items()}
-
-    def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
-        """A user's first K rows of a day; see ``Tables``.
-
-        Raises:
-            NotFoundError: nothing, or not that day, is published.
-        """
-        run, users = self._find(day)
-        files = [file for file, first, last in users if first <= user_id <= last]
-        if not files:
-            return []
-        rows = _dicts(
-            self._database.execute(
-                "SELECT rank, item_id, score, reason FROM read_parquet($files) "
-                "WHERE user_id = $user_id",
-                {"files": files, "user_id": user_id},
-            )
-        )
-        rows.sort(key=lambda row: row["rank"])  # faster than DuckDB's, for so few
-        known = {"ds": run["ds"], "model_version": run["model_version"], "run_id": run["run_id"]}
-        return [{**row, **known} for row in rows[:k]]
-
-    def close(self) -> None:
-        """Close the connection."""
-        self._database.close()
-
-    def _find(self, day: str | None) -> _Run:
-        """A day's run, looked for again when the pointer has moved."""
-        if self._warehouse.published.exists():
-            found = self._warehouse.published.stat()
-            mark = (found.st_ino, found.st_mtime_ns, found.st_size)
-            if mark != self._pointer:
-                self._pointer, self._runs = mark, {}
-        if day not in self._runs:
-            run = self._warehouse.published_run(day)
-            # The writer keeps bounds whole, and their order is that of Python's strings.
-            users = self._database.execute(
-                "SELECT file_name, min(stats_min_value), max(stats_max_value) "
-                "FROM parquet_metadata($table) WHERE path_in_schema = 'user_id' GROUP BY file_name",
-                {"table": f"{self._warehouse.root / run['path']}/*.parquet"},
-            ).fetchall()
-            self._runs[day] = (run, users)
-        return self._runs[day]
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ from spark_jobs.schemas import (
 )
 
 _REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
+USERS_TO_READ = 500
+"""Users of a row group of the table, which a lookup reads for one of them."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
             n_unknown += unknown
             if len(anew) < len(users):
                 lists = _merge(lists, carried.table, starts, task.k)
-            writer.write_batch(_rows(users, lists, task))
+            writer.write_batch(_rows(users, lists, task), USERS_TO_READ * task.k)
     os.replace(staging, final)
     return {
         "file": final.name,
@@ -140,7 +142,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
 
 
 def open_table(path: Path) -> pq.ParquetWriter:
-    """A writer of a table's file; each batch becomes a row group, which a lookup reads alone."""
+    """A writer of a table's file."""
     return pq.ParquetWriter(path, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED)
 
 

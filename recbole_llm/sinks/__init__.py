@@ -5,12 +5,10 @@ a day, whole or not at all, and nothing for a day that was withdrawn.
 """
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from recbole_llm.errors import ConfigError
-
-if TYPE_CHECKING:
-    from recbole_llm.sinks.run_files import RunFiles  # a lookup in Parquet needs no pyarrow
+from recbole_llm.sinks.run_files import RunFiles
 
 
 class Tables(Protocol):
@@ -36,7 +34,7 @@ class Sink(Tables, Protocol):
     def lock(self) -> AbstractContextManager[None]:
         """Hold others who change the sink off, and make it ready to take tables."""
 
-    def load(self, run: "RunFiles") -> None:
+    def load(self, run: RunFiles) -> None:
         """Make a run the table of its day, in one step."""
 
     def withdraw(self, day: str) -> None:

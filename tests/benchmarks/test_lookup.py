@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.lookup import ask, load, publish_random
-from recbole_llm.query import ParquetTables
+from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.sinks import open_sink
 from recbole_llm.warehouse import Warehouse
 

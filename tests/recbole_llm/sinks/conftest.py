@@ -18,7 +18,7 @@ from recbole_llm.warehouse import Warehouse
 
 K = 3
 DAY, NEXT = "2024-05-01", "2024-05-02"
-USERS = ["u1", 'quoted "u2", with a comma', "u3\nin two lines", "ü4"]
+USERS = ['quoted "u0", with a comma', "u1", "u3\nin two lines", "ü4"]
 
 
 class Nights:
@@ -53,7 +53,8 @@ class Nights:
         half = len(users) // 2 * K
         for number, part in enumerate((rows[:half], rows[half:])):
             table = pa.Table.from_pylist(part, COLUMNS)
-            pq.write_table(table, folder / f"part-{number}.parquet")
+            # A user's rows may lie in two row groups.
+            pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=K + 1)
         run = {"ds": day, "run_id": run_id, "path": path, "features_path": "features/none",
                "model_version": "m1", "k": K, "n_rows": len(rows)}  # fmt: skip
         publish_run(self.warehouse, run, keep_runs=2)

@@ -11,8 +11,9 @@ import pytest
 
 from recbole_llm.cli import main as cli
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError, UnavailableError
+from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.published import roll_back
-from recbole_llm.query import ParquetTables, lookup
+from recbole_llm.query import lookup
 from recbole_llm.sinks import Sink, open_sink
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from recbole_llm.sync import sync, sync_all
