@@ -107,23 +107,49 @@ def train_job(task_id: str, timeout: timedelta, more: str = "", **settings: Any)
         timeout: how long it may take.
         more: further flags of ``recbole-llm train``.
     """
+    return _command(task_id, f"train {more}".strip(), timeout, pool=POOL, **settings)
+
+
+def sync_job(task_id: str, timeout: timedelta, **settings: Any) -> BashOperator:
+    """A task that lets the sinks of the night's settings hold the day's published table.
+
+    Where there are none it does nothing. A PostgreSQL sink's password may stand in the connection
+    ``recommendations_postgres``.
+    """
+    password = (
+        "{% set c = conn.get('recommendations_postgres') %}{{ c.password or '' if c else '' }}"
+    )
+    task = _command(task_id, "sync", timeout, {"PASSWORD": password}, **settings)
+    task.bash_command = f'PGPASSWORD="${{PASSWORD:-$PGPASSWORD}}" {task.bash_command}'
+    return task
+
+
+def _command(
+    task_id: str,
+    command: str,
+    timeout: timedelta,
+    env: dict[str, str] | None = None,
+    **settings: Any,
+) -> BashOperator:
+    """A task that runs a command of ``recbole-llm`` for the run's day."""
     # Values travel as variables, never as text of the command: the shell must not read a day that
     # somebody typed.
-    command = 'exec "$RECBOLE_LLM" train --warehouse "$WAREHOUSE" --config "$CONFIG" --day "$DAY"'
+    flags = '--warehouse "$WAREHOUSE" --config "$CONFIG" --day "$DAY"'
+    name, _, more = command.partition(" ")
     return BashOperator(
         task_id=task_id,
-        bash_command=f"{command} {more}".strip(),
+        bash_command=f'exec "$RECBOLE_LLM" {name} {flags} {more}'.strip(),
         env={
             "RECBOLE_LLM": str(VENV / "bin" / "recbole-llm"),
             "WAREHOUSE": str(WAREHOUSE),
             "CONFIG": str(CONFIG),
             "DAY": DAY,
+            **(env or {}),
         },
         append_env=True,
         # 99 would read as "skipped", and the tasks behind it would be skipped in silence.
         skip_on_exit_code=None,
         do_xcom_push=False,
-        pool=POOL,
         execution_timeout=timeout,
         **settings,
     )

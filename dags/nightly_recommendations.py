@@ -10,6 +10,7 @@ from night_jobs import (
     RECOMMENDATIONS,
     due_after,
     spark_job,
+    sync_job,
     train_job,
 )
 
@@ -34,6 +35,7 @@ Starts when `nightly_features` has finished a day; the partition key is that day
 - `score_users` ranks items for every user.
 - `publish` audits the written table and only then points readers to it. A failed audit ends the
   task without a retry, and the table that was published before stands.
+- `sync_sinks` copies the published table to the settings' `sinks`, where there are any.
 
 A run that is not finished six hours after it was queued raises an alert, as does a task that failed
 for good.
@@ -66,6 +68,14 @@ published day. Nothing that readers see changes.
 Audits the files that `score_users` wrote: ranks, scores, repeats, seen and unavailable items, every
 user present, size against the day before. Then `published.json` names them, in one step. Exit code 6:
 the audit failed; its numbers stand in the table `runs`. `recbole-llm rollback --day <day>` goes back.
+""",
+        )
+        >> sync_job(
+            "sync_sinks",
+            timeout=timedelta(hours=2),
+            doc_md="""\
+Loads the day's published run into PostgreSQL or Delta, each day in one step; a run that is loaded
+already is left alone. Without `sinks` in the settings it returns at once.
 """,
         )
     )

@@ -12,6 +12,8 @@ from typing import Any
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.parquet_tables import ParquetTables
+from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
 _RUN_COLUMNS = {
@@ -99,46 +101,79 @@ class Lookup:
     model_version: str
     history: list[dict[str, Any]]
     """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds). Empty
-    where the day's state was deleted, after ``keep_days``."""
+    where the day's state was deleted, after ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
     """rank, item_id, title, score, reason; best first."""
-    path: Path
-    """Where the table's files lie."""
+    path: Path | None
+    """Where the table's files lie; None where a sink was asked."""
 
 
 def lookup(
-    warehouse: Warehouse, user_id: str, day: str | None = None, k: int = 10, n_history: int = 5
+    warehouse: Warehouse,
+    user_id: str,
+    day: str | None = None,
+    k: int = 10,
+    n_history: int = 5,
+    tables: Tables | None = None,
 ) -> Lookup:
-    """Answer for one user from the published table.
+    """Answer for one user from the published table, or from a sink's copy of it.
 
     Args:
         day: a published day; the newest when None.
         k: recommendations wanted, at most what the table holds.
         n_history: history items wanted.
+        tables: where to ask; the warehouse's own files when None. History and titles come from the
+            warehouse, as far as it has them.
     Raises:
         NotFoundError: nothing, or not that day, is published, or the user is not in the table.
     """
-    run = warehouse.published_run(day)
-    table = f"{warehouse.root / run['path']}/*.parquet"
-    features = warehouse.root / run["features_path"]
-    has_state = (features / "sequences").is_dir()
+    asked = tables or ParquetTables(warehouse)
+    rows = asked.user_rows(user_id, day, k)
+    if not rows:
+        days = asked.loaded()
+        if not days or (day is not None and day not in days):
+            raise NotFoundError(f"no table for {day or 'any day'}: {len(days)} days are there")
+        raise NotFoundError(
+            f"user {user_id!r} is not in the table of {day or max(days)}: they had no usable event "
+            "up to that day"
+        )
+    first, published = rows[0], warehouse.published_days().get(rows[0]["ds"])
+    history, titles = _told_of(warehouse, published, user_id, n_history, rows)
+    return Lookup(
+        first["ds"], user_id, first["run_id"], first["model_version"], history,
+        [
+            {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"], ""),
+             "score": row["score"], "reason": row["reason"]}
+            for row in rows
+        ],
+        warehouse.root / published["path"] if published and tables is None else None,
+    )  # fmt: skip
+
+
+def _told_of(
+    warehouse: Warehouse,
+    run: dict[str, Any] | None,
+    user_id: str,
+    n_history: int,
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The user's history, and the titles of the recommended items; empty where they are not told."""
+    features = warehouse.root / run["features_path"] if run else None
+    has_state = features is not None and (features / "sequences").is_dir()
     if not has_state:  # past its days; later states know all items
-        features = warehouse.root / [*warehouse.features_manifests().values()][-1]["path"]
+        paths = [manifest["path"] for manifest in warehouse.features_manifests().values()]
+        if not paths:
+            return [], {}
+        features = warehouse.root / paths[-1]
     items = f"{features}/items/*.parquet"
     with duckdb.connect() as database:
-        recommendations = _dicts(
+        titles = dict(
             database.execute(
-                "SELECT rank, item_id, coalesce(title, '') AS title, score, reason "
-                "FROM read_parquet($table) AS t LEFT JOIN read_parquet($items) AS i USING (item_id) "
-                "WHERE user_id = $user_id AND rank <= $k ORDER BY rank",
-                {"table": table, "items": items, "user_id": user_id, "k": k},
-            )
+                "SELECT item_id, coalesce(title, '') FROM read_parquet($items) "
+                "WHERE list_contains($ids, item_id)",
+                {"items": items, "ids": [row["item_id"] for row in rows]},
+            ).fetchall()
         )
-        if not recommendations:
-            raise NotFoundError(
-                f"user {user_id!r} is not in the table of {run['ds']}: they had no usable event up "
-                "to that day"
-            )
         history = [] if not has_state else _dicts(
             database.execute(
                 "SELECT item_id, coalesce(title, '') AS title, timestamp FROM ("
@@ -151,10 +186,7 @@ def lookup(
                  "user_id": user_id, "n": n_history},
             )
         )  # fmt: skip
-    return Lookup(
-        run["ds"], user_id, run["run_id"], run["model_version"], history, recommendations,
-        warehouse.root / run["path"],
-    )  # fmt: skip
+    return history, titles
 
 
 def latest_user(warehouse: Warehouse, day: str | None = None) -> str:

@@ -50,6 +50,9 @@ class NightConfig:
     """Runs that a day's table was before and that stay, to roll back to."""
     keep_days: int
     """Days whose state stays to be extended; of older ones the quarantine and the counts stay."""
+    sinks: list[str]
+    """Copies of the published tables, which follow them after ``publish``: ``postgresql://…`` without
+    a password, ``delta:FOLDER``. The jobs do not read them."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
     promotion: dict[str, Any]
@@ -59,7 +62,7 @@ class NightConfig:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("block_event_types", list), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
-                               ("training", dict), ("promotion", dict)):  # fmt: skip
+                               ("sinks", list), ("training", dict), ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")

@@ -35,6 +35,8 @@ from spark_jobs.schemas import (
 
 _OF_USERS = ["user_id", "item_ids", "blocked_ids", "market"]
 _REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
+USERS_TO_READ = 500
+"""Users of a row group of the table, which a lookup reads for one of them."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
-    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED) as writer:
+    with open_table(staging) as writer:
         for users in file.iter_batches(task.users_per_batch, columns=_OF_USERS):
             starts = carried.starts[n_done : n_done + len(users)]
             n_done += len(users)
@@ -150,7 +152,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
             n_unknown += unknown
             if len(anew) < len(users):
                 lists = _merge(lists, carried.table, starts, task.k)
-            writer.write_batch(_rows(users["user_id"], lists, task))
+            writer.write_batch(_rows(users["user_id"], lists, task), USERS_TO_READ * task.k)
     os.replace(staging, final)
     return {
         "file": final.name,
@@ -158,6 +160,11 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
         "n_carried_users": int((carried.starts >= 0).sum()),
         "n_unknown_items": n_unknown,
     }
+
+
+def open_table(path: Path) -> pq.ParquetWriter:
+    """A writer of a table's file."""
+    return pq.ParquetWriter(path, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED)
 
 
 def _rank(users: pa.RecordBatch, ranker: Ranker, task: RankingTask) -> tuple[Lists, int]:

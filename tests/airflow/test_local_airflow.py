@@ -186,7 +186,13 @@ class TestOnARunningAirflow:
         assert [line for line in ended if line.endswith(": success")] == [
             f"{day} {task}: success"
             for day in (FIRST_DAY, DAY)
-            for task in ("prepare_features", "ensure_champion", "score_users", "publish")
+            for task in (
+                "prepare_features",
+                "ensure_champion",
+                "score_users",
+                "publish",
+                "sync_sinks",
+            )
         ]
         direct = make_small_warehouse(tmp_path / "direct")
         run = night_runner(spark, direct, make_night_config(tmp_path))

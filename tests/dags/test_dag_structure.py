@@ -25,6 +25,8 @@ SPARK_JOBS = {
 }
 TRAINING_JOBS = {("nightly_recommendations", "ensure_champion"), ("weekly_training", "train")}
 
+SINKS = {("nightly_recommendations", "sync_sinks")}
+
 
 @pytest.fixture(scope="module")
 def dags(tmp_path_factory: pytest.TempPathFactory) -> Any:
@@ -71,7 +73,8 @@ def test_tasks_and_edges(dags: Any) -> None:
         "nightly_recommendations": {
             "ensure_champion": {"score_users"},
             "score_users": {"publish"},
-            "publish": set(),
+            "publish": {"sync_sinks"},
+            "sync_sinks": set(),
         },
         "weekly_training": {"train": set()},
     }
@@ -104,6 +107,7 @@ def test_limits_of_each_task(dags: Any) -> None:
         "ensure_champion": (2, delay, timedelta(hours=12), "one_machine"),
         "score_users": (2, delay, timedelta(hours=4), "one_machine"),
         "publish": (2, delay, timedelta(hours=1), "one_machine"),
+        "sync_sinks": (2, delay, timedelta(hours=2), "default_pool"),
         "train": (2, delay, timedelta(hours=12), "one_machine"),
     }
 
@@ -244,8 +248,38 @@ def test_training_gets_its_arguments_whole(
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.parametrize("password", ["", "a 'word'; touch planted"])
+def test_sinks_get_the_password_of_the_connection(
+    dags: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    from airflow.sdk.execution_time.context import ConnectionAccessor
+
+    if password:
+        connection = json.dumps({"conn_type": "postgres", "password": password})
+        monkeypatch.setenv("AIRFLOW_CONN_RECOMMENDATIONS_POSTGRES", connection)
+    monkeypatch.setenv("PGPASSWORD", "the worker's")
+    (task,) = _tasks(dags, SINKS)
+    task = _render(task, partition_key=DAY, params={"ds": None}, conn=ConnectionAccessor())
+    show = tmp_path / "show"
+    show.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "print(json.dumps([*sys.argv[1:], os.environ['PGPASSWORD']]))\n"
+    )
+    show.chmod(0o755)
+    ran = subprocess.run(
+        ["bash", "-c", task.bash_command],
+        env={**os.environ, **task.env, "RECBOLE_LLM": str(show)},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(ran.stdout) == [
+        "sync", "--warehouse", "/data", "--config", "/night.yaml", "--day", DAY,
+        password or "the worker's",
+    ]  # fmt: skip
+    assert not (tmp_path / "planted").exists()
+
+
 def test_an_exit_code_of_99_is_a_failure(dags: Any) -> None:
-    for task in _tasks(dags, TRAINING_JOBS):
+    for task in _tasks(dags, TRAINING_JOBS | SINKS):
         assert 99 not in task.skip_on_exit_code
 
 
