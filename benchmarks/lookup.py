@@ -19,6 +19,7 @@ Writes ``benchmarks/results/lookup.json``.
 import argparse
 import datetime
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -99,6 +100,7 @@ def main() -> None:
         },
         "seed": 0,
         **vars(args),
+        "load_average": round(os.getloadavg()[0], 1),
         "rounds_ms_p50": {
             name: [round(statistics.median(each), 3) for each in rounds]
             for name, rounds in waits.items()
