@@ -22,6 +22,7 @@ CONFIG = Path(os.environ.get("RECBOLE_LLM_CONFIG") or HOME / "configs" / "nightl
 
 FEATURES = Asset("features")
 RECOMMENDATIONS = Asset("recommendations")
+METRICS = Asset("metrics_daily")
 
 DAY_FORMAT = "%Y-%m-%d"
 # Asset-triggered runs have no logical date, so ``ds`` is undefined there. The parameter is for runs
@@ -125,3 +126,10 @@ def train_job(task_id: str, timeout: timedelta, *, if_none: bool = False) -> Bas
         do_xcom_push=False,
         execution_timeout=timeout,
     )
+
+
+def tell_report(context: Context, _: Any) -> None:
+    """Give the asset's event the path of the night's report; for ``post_execute``."""
+    day = context.get("partition_key") or context["params"]["ds"]
+    report = WAREHOUSE / "reports" / f"ds={day}" / "index.html"
+    context["outlet_events"][METRICS].extra = {"report": str(report)}

@@ -3,7 +3,16 @@
 from datetime import timedelta
 
 from airflow.sdk import DAG, PartitionedAssetTimetable
-from night_jobs import DAY_PARAM, DEFAULT_ARGS, FEATURES, RECOMMENDATIONS, spark_job, train_job
+from night_jobs import (
+    DAY_PARAM,
+    DEFAULT_ARGS,
+    FEATURES,
+    METRICS,
+    RECOMMENDATIONS,
+    spark_job,
+    tell_report,
+    train_job,
+)
 
 with DAG(
     dag_id="nightly_recommendations",
@@ -23,10 +32,19 @@ Starts when `nightly_features` has finished a day; the partition key is that day
 - `score_users` ranks items for every user.
 - `publish` audits the written table and only then points readers to it. A failed audit ends the
   task without a retry, and the table that was published before stands.
+- `measure_night` holds the table of before against the day's events and writes the night's report;
+  its path is in the event of the asset `metrics_daily`. Where it alone fails, the run is red and the
+  day's table is published all the same: clear this task to measure again.
 """,
 ):
     (
         train_job("ensure_champion", timeout=timedelta(hours=12), if_none=True)
         >> spark_job("score_users", timeout=timedelta(hours=4))
         >> spark_job("publish", timeout=timedelta(hours=1), outlets=[RECOMMENDATIONS])
+        >> spark_job(
+            "measure_night",
+            timeout=timedelta(hours=1),
+            outlets=[METRICS],
+            post_execute=tell_report,
+        )
     )

@@ -1,7 +1,8 @@
 """Ask the nightly tables: DuckDB views over the published Parquet files, in memory, read-only.
 
 Views: ``recommendations`` (every published day), ``recommendations_latest`` (the newest),
-``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day).
+``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day),
+``metrics_daily`` (one row a measured day; ``recbole_llm.figures`` says what each column is).
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.figures import COLUMNS
 from recbole_llm.warehouse import Warehouse
 
 _RUN_COLUMNS = {
@@ -25,7 +27,7 @@ _RUN_COLUMNS = {
 
 
 def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the four views; it can read the warehouse and nothing else.
+    """An in-memory database with the five views; it can read the warehouse and nothing else.
 
     Raises:
         NotFoundError: nothing is published yet.
@@ -38,9 +40,8 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
     _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
-    columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _RUN_COLUMNS.items()) + "}"
-    logs = sorted(str(path) for path in warehouse.run_log.glob("*.json"))
-    _view(database, "runs", f"read_json({_list(logs)}, columns = {columns})")
+    _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
+    _json_view(database, "metrics_daily", warehouse.metrics, COLUMNS)
     manifests = warehouse.features_manifests().values()
     quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
     _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
@@ -155,6 +156,18 @@ def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
 
 def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
     database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
+
+
+def _json_view(
+    database: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: dict[str, str]
+) -> None:
+    """A view with a row for each JSON file of a folder, which may have none."""
+    if files := sorted(str(path) for path in folder.glob("*.json")):
+        types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
+        _view(database, name, f"read_json({_list(files)}, columns = {{{types}}})")
+    else:
+        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
+        _view(database, name, f"(SELECT {nulls}) WHERE false")
 
 
 def _list(texts: Any) -> str:

@@ -6,6 +6,9 @@
     artifacts/<model_version>/            trained models; champion.json names the one in use
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
+    metrics/D.json                        one row of the table ``metrics_daily``, with what its report
+                                          shows beside
+    reports/ds=D/index.html               the report of a night; reports/index.html lists all
     published.json                        which attempt is the table of which day; see published.py
 
 Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
@@ -44,6 +47,8 @@ class Warehouse:
         self.champion = self.artifacts / "champion.json"
         self.published = self.root / "published.json"
         self.run_log = self.root / "run_log"
+        self.metrics = self.root / "metrics"
+        self.reports = self.root / "reports"
         self.text_cache = self.root / "cache" / "text_vectors.sqlite"
         self.training = self.root / "training"
 
@@ -145,6 +150,24 @@ class Warehouse:
             )
         return days[day]
 
+    def logged_run(self, run_id: str) -> dict[str, Any]:
+        """A run's row in the table ``runs``.
+
+        Raises:
+            NotFoundError: no such run was audited.
+        """
+        path = self.run_log / f"{run_id}.json"
+        return _read(path, f"no run {run_id} in {self.run_log}: publish its day again")
+
+    def measured_days(self) -> dict[str, dict[str, Any]]:
+        """Row and details of each measured day, oldest first."""
+        files = sorted(self.metrics.glob("*.json"))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def report(self, day: str) -> Path:
+        """The page about a night."""
+        return self.reports / f"ds={day}" / "index.html"
+
     def log_run(self, run_id: str, changes: dict[str, Any]) -> None:
         """Set columns of a run's row in the table ``runs``."""
         path = self.run_log / f"{run_id}.json"
@@ -172,12 +195,17 @@ def new_attempt(parent: Path) -> Path:
 
 
 def replace_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part."""
+    """Write JSON to ``path`` in one step; see ``replace_text``."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``path`` in one step: a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, staging = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(staging, 0o644)

@@ -114,8 +114,13 @@ class TestOnARunningAirflow:
         ended = [r.getMessage().split(" after ")[0] for r in caplog.records]
         assert [line for line in ended if line.endswith(": success")] == [
             f"{DAY} {task}: success"
-            for task in ("prepare_features", "ensure_champion", "score_users", "publish")
-        ]
+            for task in (
+                "prepare_features", "ensure_champion", "score_users", "publish", "measure_night",
+            )
+        ]  # fmt: skip
+        assert f"run {first['run_id']}" in place.warehouse.report(DAY).read_text().replace(
+            "<b>", ""
+        )
         run_night(place.airflow, DAY, NIGHT_TIMEOUT_S)
         second = place.warehouse.published_run(DAY)
         assert second["path"] != first["path"]
