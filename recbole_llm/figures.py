@@ -45,10 +45,10 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         Figure("recall", SHARE, "Recall", "relevant items that stand in the list"),
         Figure("hit_stderr", SHARE, "Hit rate, standard error", "over held users"),
         Figure("ndcg_stderr", NUMBER, "NDCG, standard error", "over held users"),
-        Figure("control_hit", SHARE, "Hit rate of the popular control",
-               "had each had the K items of most events in the base's state, unseen by them"),
-        Figure("control_ndcg", NUMBER, "NDCG of the popular control", "likewise"),
-        Figure("control_recall", SHARE, "Recall of the popular control", "likewise"),
+        Figure("control_hit", SHARE, "Hit rate of the control",
+               "had each had the K items of most events in the base's state that they had not met"),
+        Figure("control_ndcg", NUMBER, "NDCG of the control", "likewise"),
+        Figure("control_recall", SHARE, "Recall of the control", "likewise"),
         Figure("first_hit", SHARE, "Hit rate, first-time items",
                "relevant are only items absent from the history that the base ranked: others cannot "
                "be hit where exclude_seen holds"),
@@ -65,7 +65,7 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         Figure("n_fallback_held_users", COUNT, "Held users on the fallback", "of the held users"),
     ),
     "What the table recommends": (
-        Figure("coverage", SHARE, "Catalogue coverage", "available items in at least one list"),
+        Figure("coverage", SHARE, "Coverage", "of the catalogue: available items in at least one list"),
         Figure("gini", NUMBER, "Gini index",
                "of recommendations over available items: 0 all alike, 1 one item alone"),
         Figure("novelty", BITS, "Novelty",
@@ -73,8 +73,8 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         Figure("popular_share", SHARE, "Popularity share",
                "recommendations of the tenth of items with most events"),
         Figure("fallback_share", SHARE, "Fallback share", "users whose reason is popular"),
-        Figure("overlap", SHARE, "Overlap with the base",
-               "mean Jaccard index of a user's two lists, over users in both tables"),
+        Figure("overlap", SHARE, "Overlap",
+               "with the base: mean Jaccard index of a user's two lists, over users in both"),
         Figure("score_psi", NUMBER, "Score drift",
                "population stability index of the model's scores over the base's deciles"),
         Figure("n_users", COUNT, "Users", "in the table"),
@@ -105,9 +105,9 @@ COLUMNS = {**IDENTITY, **{name: figure.kind for name, figure in FIGURES.items()}
 def write_figure(unit: str, value: Any) -> str:
     """A value as people read it; a dash for none."""
     if value is None:
-        return "–"
+        return "—"
     if unit == COUNT:
         return f"{value:,}"
     if unit == SHARE:
-        return f"{100 * value:.2f} %"
+        return f"{100 * value:.2f}%"
     return {NUMBER: f"{value:.4f}", BITS: f"{value:.2f} bits", SECONDS: f"{value:.1f} s"}[unit]

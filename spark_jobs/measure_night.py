@@ -38,7 +38,7 @@ from spark_jobs.table_figures import (
 _log = logging.getLogger(__name__)
 _DECIMALS = 6
 """Sums of floats differ in their last places with the order in which tasks end."""
-_N_TOP_ITEMS = 15
+_N_TOP_ITEMS = 12
 _N_BARS = 50
 
 

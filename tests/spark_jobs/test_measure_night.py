@@ -195,15 +195,15 @@ class TestNights:
         again = job.warehouse.measured_days()[DAY]
         assert {**again, "measure_seconds": 0} == {**before, "measure_seconds": 0}
         told = [
-            "fallback_share 40.00 %, band at most 20.00 %",
-            "quarantine_rate 25.00 %, band at most 5.00 %",
+            "fallback_share 40.00%, band at most 20.00%",
+            "quarantine_rate 25.00%, band at most 5.00%",
         ]
         warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
         assert warnings == [f"night of {DAY}: {words}" for words in told]
         assert (again["n_warnings"], again["warnings"]) == (2, "; ".join(told))
         page = job.warehouse.report(DAY).read_text()
         assert "2 of 5 watched figures left their bands" in page
-        assert "<b>Fallback share</b> 40.00 %, band at most 20.00 %" in page
+        assert "<b>Fallback share</b> 40.00%, band at most 20.00%" in page
 
     def test_the_view_has_a_row_a_day(self, job: Job) -> None:
         relation = run_sql(job.warehouse, "SELECT * FROM metrics_daily ORDER BY ds")
@@ -309,11 +309,11 @@ def test_bands() -> None:
 
     past = _nights(0.1, 0.3, None, 0.2)  # median 0.2
     assert out(0.319, past, change=0.5) == ""  # half of the median and two standard errors
-    assert out(0.321, past, change=0.5) == "hit 32.10 %, band 8.00 % to 32.00 %"
-    assert out(0.079, past, change=0.5) == "hit 7.90 %, band 8.00 % to 32.00 %"
+    assert out(0.321, past, change=0.5) == "hit 32.10%, band 8.00% to 32.00%"
+    assert out(0.079, past, change=0.5) == "hit 7.90%, band 8.00% to 32.00%"
     assert out(0.9, past[1:], change=0.5) == ""  # two nights say nothing
-    assert out(0.1, [], least=0.2) == "hit 10.00 %, band at least 20.00 %"
-    assert out(0.1, past, change=0.5, least=0.2) == "hit 10.00 %, band 20.00 % to 32.00 %"
+    assert out(0.1, [], least=0.2) == "hit 10.00%, band at least 20.00%"
+    assert out(0.1, past, change=0.5, least=0.2) == "hit 10.00%, band 20.00% to 32.00%"
     assert out(0.2, [], least=0.2, most=0.2) == ""
     assert out(None, past, change=0.5, least=0.2) == ""
     judged = judge({"hit": 0.1}, past, {})["hit"]
