@@ -81,7 +81,7 @@ GROUPS: dict[str, tuple[Figure, ...]] = {
         Figure("n_new_users", COUNT, "New users", "of them not in the base's table"),
         Figure("n_rows", COUNT, "Rows", "in the table"),
         Figure("n_items", COUNT, "Items", "available"),
-        Figure("n_new_items", COUNT, "New items", "first seen after the base's day"),
+        Figure("n_new_items", COUNT, "New items", "available, first seen after the base's day"),
     ),
     "What came in": (
         Figure("raw_rows", COUNT, "Raw rows", "read by the night"),
@@ -107,7 +107,7 @@ def write_figure(unit: str, value: Any) -> str:
     if value is None:
         return "—"
     if unit == COUNT:
-        return f"{value:,}"
+        return f"{value:,.0f}"
     if unit == SHARE:
         return f"{100 * value:.2f}%"
     return {NUMBER: f"{value:.4f}", BITS: f"{value:.2f} bits", SECONDS: f"{value:.1f} s"}[unit]

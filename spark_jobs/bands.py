@@ -4,13 +4,14 @@ A band never fails a night; ``publish`` has limits that do.
 """
 
 import difflib
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from recbole_llm.errors import ConfigError
-from recbole_llm.figures import FIGURES, write_figure
+from recbole_llm.figures import FIGURES, SHARE, write_figure
 
 MIN_NIGHTS = 3
 """Nights with a figure before their median says anything."""
@@ -99,8 +100,11 @@ def judge(
         least, most = band.get("least"), band.get("most")
         if median is not None and "change" in band:
             width = abs(median) * band["change"] + 2 * (row.get(f"{name}_stderr") or 0.0)
-            least = median - width if least is None else max(least, median - width)
-            most = median + width if most is None else min(most, median + width)
+            # Nothing is below 0, and no share above 1: there, the band has no end.
+            if median - width > 0:
+                least = max(median - width, least or 0.0)
+            if median + width < (1.0 if FIGURES[name].unit == SHARE else math.inf):
+                most = min(median + width, math.inf if most is None else most)
         before = history[-1].get(name) if history else None
         judged[name] = Judged(name, row.get(name), before, median, least, most)
     return judged

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
 
 from recbole_llm.errors import NotFoundError
 from recbole_llm.figures import COLUMNS, FIGURES
@@ -68,12 +69,11 @@ def measure(job: Job) -> None:
     base_lists = collect_lists(base_table).persist() if base_table is not None else None
     acts = collect_acts(spark.read.schema(schemas.RECENT).parquet(str(state / "recent")), day)
     items = spark.read.schema(schemas.ITEMS).parquet(str(state / "items"))
-    counts = count_items(table, items).persist()
-    columns = counts.select("n_events", "n_lists").toArrow()
+    counts = count_items(table, items)
     scores = count_scores(table, base_table)
 
     figures: dict[str, Any] = {
-        **spread(columns["n_events"].to_numpy(), columns["n_lists"].to_numpy()),
+        **spread(counts["n_events"].to_numpy(), counts["n_lists"].to_numpy()),
         **compare_lists(lists, base_lists),
         **_rates(logged),
         "n_active_users": acts.count(),
@@ -81,7 +81,7 @@ def measure(job: Job) -> None:
     if base_run is not None and base_lists is not None:
         figures |= hold_against(acts, _base(job, base_run, base_lists))
         base_day = datetime.date.fromisoformat(base_run["ds"])
-        figures["n_new_items"] = items.where(f.col("first_seen") > f.lit(base_day)).count()
+        figures["n_new_items"] = pc.sum(pc.greater(counts["first_seen"], base_day)).as_py() or 0
         if scores is not None:
             figures["score_psi"] = population_stability(scores.before, scores.now)
     details = {
@@ -89,9 +89,8 @@ def measure(job: Job) -> None:
         "reasons": _count_reasons(job, state),
         "scores": _bars(scores),
     }
-    for frame in (counts, base_lists):
-        if frame is not None:
-            frame.unpersist()
+    if base_lists is not None:
+        base_lists.unpersist()
 
     figures["measure_seconds"] = round(time.monotonic() - started, 1)
     row = {
@@ -162,10 +161,11 @@ def _rates(logged: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _top_items(counts: DataFrame) -> list[dict[str, Any]]:
-    listed = counts.where(f.col("n_lists") > 0)
-    first = listed.orderBy(f.desc("n_lists"), "item_id").limit(_N_TOP_ITEMS)
-    return [row.asDict() for row in first.collect()]
+def _top_items(counts: pa.Table) -> list[dict[str, Any]]:
+    listed = counts.filter(pc.field("n_lists") > 0).drop_columns(["first_seen"])
+    first = listed.sort_by([("n_lists", "descending"), ("item_id", "ascending")])
+    rows: list[dict[str, Any]] = first.slice(0, _N_TOP_ITEMS).to_pylist()
+    return rows
 
 
 def _count_reasons(job: Job, state: Path) -> dict[str, int]:

@@ -140,7 +140,7 @@ def _days_below(axes: Axes, days: Sequence[str]) -> None:
 
 def _short(unit: str, value: float) -> str:
     if unit == SHARE:
-        return f"{100 * value:.3g}%"
+        return f"{100 * value:.4g}%"
     if unit == COUNT and abs(value) >= 10_000:
         return f"{value / 1000:,.4g} k"
     return f"{value:.4g}"

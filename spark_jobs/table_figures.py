@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
@@ -29,20 +30,24 @@ class Scores:
     before: NDArray[np.int64]
 
 
-def count_items(table: DataFrame, items: DataFrame) -> DataFrame:
-    """Available items with ``title``, ``n_events`` and ``n_lists``, the most popular first.
+def count_items(table: DataFrame, items: DataFrame) -> pa.Table:
+    """Available items: ``item_id``, ``title``, ``n_events``, ``first_seen``, ``n_lists``.
 
     Args:
         table: schema ``RECOMMENDATIONS``.
         items: schema ``ITEMS``.
+    Returns:
+        The items of most events first, ties by item id.
     """
     counts = table.groupBy("item_id").agg(f.count("*").alias("n_lists"))
-    return (
+    known = ("item_id", "title", "n_events", "first_seen")
+    found = (
         items.where("available")
         .join(counts, on="item_id", how="left")  # both sides are unique in item_id
-        .select("item_id", "title", "n_events", f.coalesce("n_lists", f.lit(0)).alias("n_lists"))
-        .orderBy(f.desc("n_events"), "item_id")
+        .select(*known, f.coalesce("n_lists", f.lit(0)).alias("n_lists"))
+        .toArrow()
     )
+    return found.sort_by([("n_events", "descending"), ("item_id", "ascending")])
 
 
 def spread(n_events: NDArray[np.int64], n_lists: NDArray[np.int64]) -> dict[str, Any]:

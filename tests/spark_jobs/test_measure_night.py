@@ -240,8 +240,8 @@ class TestNights:
         # The first day's coverage is what the night is compared with, not the withdrawn one's.
         assert '<td class="n muted">▼ 50.0%</td>' in warehouse.report(LAST).read_text()
         nights = (warehouse.reports / "index.html").read_text()
-        assert re.findall(r'href="ds=([\d-]+)/index.html">[\d-]+</a>(<small>)?', nights) == [
-            (LAST, ""), (DAY, "<small>"), (FIRST, ""),
+        assert re.findall(r'href="ds=([\d-]+)/index.html">[\d-]+</a>(<small>its)?', nights) == [
+            (LAST, ""), (DAY, "<small>its"), (FIRST, ""),
         ]  # fmt: skip
         with pytest.raises(NotFoundError, match=f"no table for {DAY}"):
             measure(Job(job.spark, warehouse, job.config, DAY))
@@ -316,6 +316,9 @@ def test_bands() -> None:
     assert out(0.1, past, change=0.5, least=0.2) == "hit 10.00%, band 20.00% to 32.00%"
     assert out(0.2, [], least=0.2, most=0.2) == ""
     assert out(None, past, change=0.5, least=0.2) == ""
+    assert out(0.0, past, change=2.0) == ""  # nothing is below 0: no lower end
+    assert out(0.63, past, change=2.0) == "hit 63.00%, band at most 62.00%"
+    assert judge({"hit": 1.0}, past, {"hit": {"change": 9.0}})["hit"].band == ""
     judged = judge({"hit": 0.1}, past, {})["hit"]
     assert (judged.before, judged.median, judged.band) == (0.2, 0.2, "")
 
