@@ -25,6 +25,7 @@ ALERTS = str(WAREHOUSE / "alerts.jsonl")
 
 FEATURES = Asset("features")
 RECOMMENDATIONS = Asset("recommendations")
+METRICS = Asset("metrics_daily")
 
 DAY_FORMAT = "%Y-%m-%d"
 # Asset-triggered runs have no logical date, so ``ds`` is undefined there. The parameter is for runs
@@ -72,6 +73,14 @@ def pass_on_day(context: Context, _: Any = None) -> None:
             context["outlet_events"][asset].add_partitions(context["params"]["ds"])
 
 
+def tell_report(context: Context, _: Any = None) -> None:
+    """``pass_on_day``, with the path of the night's report in the asset's event."""
+    pass_on_day(context)
+    day = context.get("partition_key") or context["params"]["ds"]
+    report = WAREHOUSE / "reports" / f"ds={day}" / "index.html"
+    context["outlet_events"][METRICS].extra = {"report": str(report)}
+
+
 def spark_job(task_id: str, timeout: timedelta, **settings: Any) -> SparkSubmitOperator:
     """A task that submits ``spark_jobs/<task_id>.py`` for the run's day."""
     return SparkSubmitOperator(
@@ -94,8 +103,7 @@ def spark_job(task_id: str, timeout: timedelta, **settings: Any) -> SparkSubmitO
         },
         pool=POOL,
         execution_timeout=timeout,
-        post_execute=pass_on_day,
-        **settings,
+        **{"post_execute": pass_on_day, **settings},
     )
 
 

@@ -7,10 +7,12 @@ from night_jobs import (
     DAY_PARAM,
     DEFAULT_ARGS,
     FEATURES,
+    METRICS,
     RECOMMENDATIONS,
     due_after,
     spark_job,
     sync_job,
+    tell_report,
     train_job,
 )
 
@@ -36,6 +38,9 @@ Starts when `nightly_features` has finished a day; the partition key is that day
 - `publish` audits the written table and only then points readers to it. A failed audit ends the
   task without a retry, and the table that was published before stands.
 - `sync_sinks` copies the published table to the settings' `sinks`, where there are any.
+- `measure_night` holds the table of before against the day's events and writes the night's report;
+  its path is in the event of the asset `metrics_daily`. Where one of these two fails, the run is red
+  and the day's table is published all the same: clear that task to do it again.
 
 A run that is not finished six hours after it was queued raises an alert, as does a task that failed
 for good.
@@ -70,12 +75,24 @@ user present, size against the day before. Then `published.json` names them, in 
 the audit failed; its numbers stand in the table `runs`. `recbole-llm rollback --day <day>` goes back.
 """,
         )
-        >> sync_job(
-            "sync_sinks",
-            timeout=timedelta(hours=2),
-            doc_md="""\
+        >> [
+            sync_job(
+                "sync_sinks",
+                timeout=timedelta(hours=2),
+                doc_md="""\
 Loads the day's published run into PostgreSQL or Delta, each day in one step; a run that is loaded
 already is left alone. Without `sinks` in the settings it returns at once.
 """,
-        )
+            ),
+            spark_job(
+                "measure_night",
+                timeout=timedelta(hours=1),
+                outlets=[METRICS],
+                post_execute=tell_report,
+                doc_md="""\
+Measures the day's table, and the one before by what its users did on the day: a row of the table
+`metrics_daily` and the page `reports/ds=<day>/index.html`. A figure outside its band is a warning.
+""",
+            ),
+        ]
     )

@@ -2,7 +2,8 @@
 
 Views: ``recommendations`` (every published day), ``recommendations_latest`` (the newest),
 ``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day), ``trainings``
-(one row a trained model, with the verdict on it).
+(one row a trained model, with the verdict on it), ``metrics_daily`` (one row a measured day;
+``recbole_llm.figures`` says what each column is).
 """
 
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.figures import COLUMNS
 from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
@@ -39,7 +41,7 @@ _TRAINING_COLUMNS = {
 
 
 def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the five views; it can read the warehouse and nothing else.
+    """An in-memory database with the six views; it can read the warehouse and nothing else.
 
     Raises:
         NotFoundError: nothing is published yet.
@@ -52,15 +54,9 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
     _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
-    logs = sorted(str(path) for path in warehouse.run_log.glob("*.json"))
-    _view(database, "runs", f"read_json({_list(logs)}, columns = {_struct(_RUN_COLUMNS)})")
-    decisions = sorted(str(path) for path in warehouse.decisions.glob("*.json"))
-    columns = _struct(_TRAINING_COLUMNS)
-    if decisions:
-        _view(database, "trainings", f"read_json({_list(decisions)}, columns = {columns})")
-    else:  # the champion was put there by hand
-        nothing = ", ".join(f"NULL::{kind} AS {name}" for name, kind in _TRAINING_COLUMNS.items())
-        _view(database, "trainings", f"(SELECT {nothing} WHERE false)")
+    _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
+    _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
+    _json_view(database, "metrics_daily", warehouse.metrics, COLUMNS)
     manifests = warehouse.features_manifests().values()
     quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
     _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
@@ -207,14 +203,21 @@ def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
     database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
 
 
+def _json_view(
+    database: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: dict[str, str]
+) -> None:
+    """A view with a row for each JSON file of a folder, which may have none."""
+    if files := sorted(str(path) for path in folder.glob("*.json")):
+        types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
+        _view(database, name, f"read_json({_list(files)}, columns = {{{types}}})")
+    else:
+        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
+        _view(database, name, f"(SELECT {nulls}) WHERE false")
+
+
 def _list(texts: Any) -> str:
     """A DuckDB list of strings; our own paths, quoted."""
     return "[" + ", ".join("'" + str(text).replace("'", "''") + "'" for text in texts) + "]"
-
-
-def _struct(columns: dict[str, str]) -> str:
-    """DuckDB's way to write names and types."""
-    return "{" + ", ".join(f"{name}: '{kind}'" for name, kind in columns.items()) + "}"
 
 
 def _dicts(cursor: duckdb.DuckDBPyConnection) -> list[dict[str, Any]]:

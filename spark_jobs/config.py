@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
+from spark_jobs.bands import check_bands
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class NightConfig:
     sinks: list[str]
     """Copies of the published tables, which follow them after ``publish``: ``postgresql://…`` without
     a password, ``delta:FOLDER``. The jobs do not read them."""
+    band_nights: int
+    """Nights before the night's own whose median a figure is held against."""
+    bands: dict[str, dict[str, float]]
+    """When a figure of ``metrics_daily`` is warned of, by its name: ``least`` and ``most`` are limits,
+    ``change`` is the share that it may differ from the median of the nights before."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
     promotion: dict[str, Any]
@@ -62,13 +68,15 @@ class NightConfig:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("block_event_types", list), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
-                               ("sinks", list), ("training", dict), ("promotion", dict)):  # fmt: skip
+                               ("sinks", list), ("bands", dict), ("training", dict),
+                               ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
         for name, least in (("max_late_days", 0), ("max_daily_events", 1), ("max_history", 1),
                             ("k", 1), ("max_per_category", 0), ("partitions", 1),
-                            ("users_per_batch", 1), ("keep_runs", 0), ("keep_days", 1)):  # fmt: skip
+                            ("users_per_batch", 1), ("keep_runs", 0), ("keep_days", 1),
+                            ("band_nights", 1)):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
@@ -82,6 +90,7 @@ class NightConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+        check_bands(self.bands)
 
 
 def load_night_config(path: Path) -> NightConfig:

@@ -1,8 +1,8 @@
 """What is known of users and items: state(D) = merge(state(D-1), events(D)).
 
 Three tables: ``sequences`` (a user's newest items), ``items`` (the catalogue, who has met what how
-often) and ``recent`` (the events that a late copy could still repeat). Merging days one by one or
-all at once gives the same rows.
+often) and ``recent`` (the day's events, and those that a late copy could still repeat). Merging
+days one by one or all at once gives the same rows.
 """
 
 import datetime
@@ -182,8 +182,8 @@ def count_events(items: DataFrame, arrivals: DataFrame) -> DataFrame:
 def keep_recent(
     recent: DataFrame, arrivals: DataFrame, day: datetime.date, max_late_days: int
 ) -> DataFrame:
-    """The events that a row delivered after ``day`` may repeat; schema ``RECENT``."""
-    oldest = day + datetime.timedelta(days=1 - max_late_days)
+    """The day's events, and those that a row delivered later may repeat; schema ``RECENT``."""
+    oldest = day + datetime.timedelta(days=1 - max(max_late_days, 1))
     from_s = int(datetime.datetime(oldest.year, oldest.month, oldest.day,
                                    tzinfo=datetime.UTC).timestamp())  # fmt: skip
     both = recent.unionByName(arrivals.where("is_new").select(*_EVENT))

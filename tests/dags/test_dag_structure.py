@@ -22,6 +22,7 @@ SPARK_JOBS = {
     ("nightly_features", "prepare_features"),
     ("nightly_recommendations", "score_users"),
     ("nightly_recommendations", "publish"),
+    ("nightly_recommendations", "measure_night"),
 }
 TRAINING_JOBS = {("nightly_recommendations", "ensure_champion"), ("weekly_training", "train")}
 
@@ -73,7 +74,8 @@ def test_tasks_and_edges(dags: Any) -> None:
         "nightly_recommendations": {
             "ensure_champion": {"score_users"},
             "score_users": {"publish"},
-            "publish": {"sync_sinks"},
+            "publish": {"measure_night", "sync_sinks"},
+            "measure_night": set(),
             "sync_sinks": set(),
         },
         "weekly_training": {"train": set()},
@@ -108,6 +110,7 @@ def test_limits_of_each_task(dags: Any) -> None:
         "score_users": (2, delay, timedelta(hours=4), "one_machine"),
         "publish": (2, delay, timedelta(hours=1), "one_machine"),
         "sync_sinks": (2, delay, timedelta(hours=2), "default_pool"),
+        "measure_night": (2, delay, timedelta(hours=1), "one_machine"),
         "train": (2, delay, timedelta(hours=12), "one_machine"),
     }
 
@@ -153,7 +156,11 @@ def test_assets_link_the_halves_of_a_night(dags: Any) -> None:
         for task in dag.tasks
         if task.outlets
     }
-    assert outlets == {"prepare_features": ["features"], "publish": ["recommendations"]}
+    assert outlets == {
+        "prepare_features": ["features"],
+        "publish": ["recommendations"],
+        "measure_night": ["metrics_daily"],
+    }
     waits_for = dags["nightly_recommendations"].schedule.asset_condition
     assert waits_for.name == "features"
 
@@ -214,6 +221,25 @@ def test_a_spark_job_is_submitted_for_the_partition(dags: Any) -> None:
             "spark.ui.enabled": "false",
             "spark.speculation": "false",
         }
+
+
+@pytest.mark.parametrize("context", [{"partition_key": DAY, "params": {}}, {"params": {"ds": DAY}}])
+def test_the_metrics_asset_names_the_report(dags: Any, context: dict[str, Any]) -> None:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+
+    (task,) = _tasks(dags, {("nightly_recommendations", "measure_night")})
+    events = OutletEventAccessors()
+    task._post_execute_hook({**context, "task": task, "outlet_events": events}, None)
+    (asset,) = task.outlets
+    assert events[asset].extra == {"report": f"/data/reports/ds={DAY}/index.html"}
+
+
+def test_only_the_table_decides_whether_it_is_published(dags: Any) -> None:
+    """Nothing waits for the measuring, which runs only where there is a new table."""
+    (task,) = _tasks(dags, {("nightly_recommendations", "measure_night")})
+    assert task.trigger_rule == "all_success"
+    assert task.downstream_task_ids == set()
+    assert task.upstream_task_ids == {"publish"}
 
 
 def test_a_run_without_a_partition_takes_the_parameter(dags: Any) -> None:

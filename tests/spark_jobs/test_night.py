@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -20,6 +21,9 @@ from recbole_llm.query import connect, lookup, run_sql
 from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import schemas
+from spark_jobs.config import load_night_config
+from spark_jobs.job import Job
+from spark_jobs.measure_night import measure
 from spark_jobs.prepare_features import prepare
 from spark_jobs.publish import publish
 from spark_jobs.score_users import score
@@ -197,6 +201,30 @@ def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: W
     names: dict[str, Any] = {"spark": spark}
     exec(python.replace("warehouse/", f"{published.root}/"), names)  # noqa: S102
     assert spark.table("recommendations").count() == names["table"].count() == 66
+
+
+def test_a_night_is_measured(spark: SparkSession, published: Warehouse) -> None:
+    config = load_night_config(HOME / "configs" / "nightly.yaml")
+    measure(Job(spark, published, config, DAY))
+    # Each of u0 to u9 met n..n+3 on the first day and n+4..n+7 on the second. Items 3 to 9 have four
+    # events each, so that the popular control is: for u0 4, 5, 6; u1 5, 6, 7; u2 6, 7, 8; u3 7, 8, 9;
+    # u4 3, 8, 9; u5 3, 4, 9; then nothing that they met.
+    second, third = 1 / math.log2(3), 1 / 2
+    gains = [1 + second + third] * 4 + [second + third, third]
+    control = (6 / 10, sum(gains) / (1 + second + third) / 10, (4 * 3 + 2 + 1) / 4 / 10)
+    names = "control_hit, control_ndcg, control_recall, n_active_users, n_held_users, n_new_users"
+    sql = f"SELECT {names}, n_first_users, quarantine_rate FROM metrics_daily"
+    (row,) = run_sql(published, sql).fetchall()
+    assert row == pytest.approx((*control, 10, 10, 0, 10, 2 / 42), abs=1e-6)
+    run = published.published_run(DAY)
+    lists = {
+        n: [row[3] for row in _table(published, "2024-05-01") if row[1] == f"u{n}"]
+        for n in range(10)
+    }
+    n_found = [len({f"i{(n + step) % 20}" for step in range(4, 8)} & set(lists[n])) for n in lists]
+    (found,) = run_sql(published, "SELECT hit, recall, run_id FROM metrics_daily").fetchall()
+    expected = (sum(n > 0 for n in n_found) / 10, sum(n_found) / 40)
+    assert found == (*(pytest.approx(each, abs=1e-6) for each in expected), run["run_id"])
 
 
 def test_before_the_first_night(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from spark_jobs import schemas
 from spark_jobs.config import load_night_config
 from spark_jobs.job import Job
 from spark_jobs.prepare_features import prepare
-from spark_jobs.state import empty_state, extend_sequences, find_arrivals, merge_items
+from spark_jobs.state import empty_state, extend_sequences, find_arrivals, keep_recent, merge_items
 from tests.thirty_days import MAX_HISTORY, MAX_LATE_DAYS, write_days
 
 pytestmark = pytest.mark.spark
@@ -69,6 +69,23 @@ def test_a_state_by_hand(spark: SparkSession) -> None:
     assertDataFrameEqual(sequences.select(columns), expected_rows)
     hashes = {row["user_id"]: row["state_hash"] for row in sequences.collect()}
     assert len(set(hashes.values())) == 5
+
+
+@pytest.mark.parametrize(
+    ("max_late_days", "kept"), [(0, ["new"]), (1, ["new"]), (2, ["new", "old"])]
+)
+def test_recent_holds_the_day_and_what_may_be_repeated(
+    spark: SparkSession, max_late_days: int, kept: list[str]
+) -> None:
+    recent = spark.createDataFrame(
+        [("u", "older", 0, False), ("u", "old", 86_400, True)], schemas.RECENT
+    )
+    arrivals = spark.createDataFrame(
+        [("u", "new", 172_800, False, True), ("u", "old", 86_400, True, False)],
+        "user_id string, item_id string, timestamp bigint, is_block boolean, is_new boolean",
+    )
+    after = keep_recent(recent, arrivals, datetime.date(1970, 1, 3), max_late_days)
+    assert sorted(row["item_id"] for row in after.collect()) == kept
 
 
 def test_a_catalogue_by_hand(spark: SparkSession) -> None:
