@@ -26,7 +26,7 @@ from spark_jobs.job import Job, start_spark
 
 CLUSTER = "local-cluster[2,1,1024]"
 _DISK_MIB = 64
-_ROOM_KIB = (0, 200)
+_ROOM_KIB = (0, 40)
 """What is left of the disk: nothing, or enough for part of a job's files."""
 
 

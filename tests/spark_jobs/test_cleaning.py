@@ -51,7 +51,7 @@ def _reasons(spark: SparkSession, tmp_path: Path, rows: list[Any]) -> list[str |
 def _as_spark(row: dict[str, Any]) -> str:
     given = ((name, row.get(name)) for name in schemas.EVENT_COLUMNS)
     texts = {name: str(value) for name, value in given if value is not None}
-    return json.dumps(texts, separators=(",", ":"))
+    return json.dumps(texts, separators=(",", ":"), ensure_ascii=False)
 
 
 def test_each_fault_has_its_reason(spark: SparkSession, tmp_path: Path) -> None:
