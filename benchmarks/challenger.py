@@ -4,7 +4,8 @@
 
 The feed derived from ml-100k. The first champion is trained on the features of one day; a week later
 a challenger is trained by the night's own settings, once warm and once cold, and each is judged
-against that champion, as ``weekly_training`` does it.
+against that champion, as ``weekly_training`` does it. With the default days the champion was trained
+on all that the challengers are trained on; ``--champion-day=2024-05-17`` leaves them a week more.
 
 **best_epoch**: the epoch whose weights were best on validation. **train_seconds** and
 **cpu_seconds**: of the whole training, the patience after the best epoch and the test included.
