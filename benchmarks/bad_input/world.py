@@ -4,7 +4,6 @@ import json
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import repeat
 from pathlib import Path
 
 import yaml
@@ -57,13 +56,13 @@ def make_world(root: Path) -> World:
 
 
 def write_rows(world: World, n_good: int, n_each: int, expected: Expected, seed: int = 0) -> None:
-    """Write good rows with ``n_each`` rows of each kind among them, and as many copies of the first.
+    """Write good rows with ``n_each`` rows of each kind among them, and as many of them twice.
 
     A robot gets ``MAX_DAILY_EVENTS`` more.
     """
     random_ = random.Random(seed)
     rows = [_good_row(number, random_) for number in range(n_good)]
-    rows += repeat(rows[0], n_each)
+    rows += rows[:n_each]
     expected.duplicates += n_each
     expected.accepted += n_good
     for name, (reason, make) in ROW_KINDS.items():

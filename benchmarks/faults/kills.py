@@ -90,7 +90,7 @@ class Killer:
         Returns:
             Whether the job has to be started again: not where it ended first, or did not mind.
         """
-        self._note_named(day)
+        self._note_named(job, day)
         process = JobProcess(self.world, job, day, self.scratch / f"{len(self.kills)}.log")
         started = time.monotonic()
         if mark is None:
@@ -117,7 +117,7 @@ class Killer:
 
     def finish(self, job: str, day: str) -> None:
         """Run a job to its end, as a retry."""
-        self._note_named(day)
+        self._note_named(job, day)
         process = JobProcess(self.world, job, day, self.scratch / "retry.log")
         started = time.monotonic()
         code = process.wait()
@@ -131,11 +131,11 @@ class Killer:
         mark = self._random.choice(list(MARKS[job])) if number % 2 else None
         return {"mark": mark, "victim": self._random.choice(VICTIMS)}
 
-    def _note_named(self, day: str) -> None:
-        try:
+    def _note_named(self, job: str, day: str) -> None:
+        """What a preparation leaves, for a night that may be reading it."""
+        path = self.world.warehouse.features(day) / "manifest.json"
+        if job == "prepare_features" and path.is_file():
             self.was_named[day] = self.world.warehouse.features_manifest(day)["attempt"]
-        except Exception:  # noqa: BLE001  not prepared yet
-            self.was_named.setdefault(day, None)
 
     def _check(self, moment: str) -> None:
         with duckdb.connect() as database:
