@@ -4,6 +4,8 @@ PORT ?= 8080
 DAY ?=
 WAREHOUSE ?= warehouse
 TESTS ?= tests
+# Most of a test's Spark is a JVM that warms up: the quick compiler is enough.
+SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAIN := .venv/.current
@@ -30,7 +32,7 @@ test:
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv-airflow/bin/python -m pytest -p no:cacheprovider tests/dags
-	.venv/bin/python -m pytest $(TESTS)
+	JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" .venv/bin/python -m pytest $(TESTS)
 
 setup: $(MAIN) $(AIRFLOW)
 

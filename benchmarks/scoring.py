@@ -6,6 +6,8 @@ An untrained ``LLMSeqRec`` of the default shape over 12 thousand and over a mill
 of 50 items, 20 items wanted, what was met left out. On one core and on two:
 
 **encode**, **rank**, **score**: sequences to states, states to lists, and both by ``Scorer.rank``.
+**rules**: score, with a third of the items banned, three blocked by each user, and at most three items
+of one of 200 categories.
 **floor**: the product of states and item vectors alone, in cache-sized blocks, the fastest of several.
 **implicit**: ``implicit.cpu.topk`` on the same factors and exclusions.
 **full_sort_topk**: RecBole's, on the same model (it leaves nothing out).
@@ -72,9 +74,11 @@ def _figures(rates: dict[str, dict[str, float]]) -> dict[str, float]:
     figures = {}
     if (small := "12000 items, 1 core") in rates:
         figures["over_full_sort_topk"] = ratio(small, "score", "full_sort_topk")
+        figures["rules_over_plain_12k"] = ratio(small, "rules", "score")
         figures["over_implicit_12k"] = ratio(small, "rank", "implicit")
         figures["of_floor_12k"] = ratio(small, "rank", "floor")
     if (large := "1000000 items, 1 core") in rates:
+        figures["rules_over_plain_1m"] = ratio(large, "rules", "score")
         figures["over_implicit_1m"] = ratio(large, "rank", "implicit")
         figures["of_floor_1m"] = ratio(large, "rank", "floor")
         figures["over_full_sort_topk_1m"] = ratio(large, "score", "full_sort_topk")
@@ -99,7 +103,7 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
     from recbole.utils.case_study import full_sort_topk
 
     from recbole_llm.losses import Adjustments
-    from recbole_llm.scoring import load_scorer
+    from recbole_llm.scoring import Rules, load_scorer
 
     torch.set_num_threads(cores)
     users = _SIZES.get(n_items, 1_024)
@@ -130,6 +134,13 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
             taken_out = Adjustments(owners, seen, torch.full(seen.shape, out))
             everything(states[start : start + batch], taken_out, _K)
 
+    rules = Rules(
+        among=everything,
+        banned=torch.from_numpy(generator.choice(np.arange(1, n_items + 1), n_items // 3, False)),
+        categories=generator.integers(0, 200, n_items + 1),
+        max_per_category=3,
+    )
+    blocked = np.arange(users).repeat(3), generator.integers(1, n_items + 1, 3 * users)
     items = scorer.artifact.item_matrix[1:]
 
     @torch.inference_mode()
@@ -152,6 +163,9 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
         "encode": _rate(encode, users, repeats),
         "rank": _rate(rank, users, repeats),
         "score": _rate(lambda: scorer.rank(rows, lengths, _K), users, repeats),
+        "rules": _rate(
+            lambda: scorer.rank(rows, lengths, _K, rules, blocked), users, repeats
+        ),
         "floor": max(_rate(lambda b=b: product(b), users, repeats) for b in (1024, 2048, 4096)),
         "implicit": _rate(
             lambda: topk(factors, queries, _K, filter_query_items=seen, num_threads=cores),
@@ -199,9 +213,10 @@ def _measure_spark(repeats: int) -> dict[str, float]:
     from benchmarks.nightly import untrained_artifact
     from recbole_llm.config_files import config_path
     from recbole_llm.scoring import load_scorer, write_artifact
+    from spark_jobs.catalogue import Catalogue
     from spark_jobs.config import load_night_config
     from spark_jobs.job import start_spark
-    from spark_jobs.ranking import Catalogue, RankingTask
+    from spark_jobs.ranking import RankingTask
     from spark_jobs.score_users import score_sequences
 
     folder = Path(tempfile.mkdtemp(dir=Path.cwd()))
@@ -218,7 +233,9 @@ def _measure_spark(repeats: int) -> dict[str, float]:
             "item_ids": pa.FixedSizeListArray.from_arrays(
                 pa.array(ids[met[part].reshape(-1) - 1]), _LENGTH
             ).cast(pa.list_(pa.string())),
-            "history_hash": pa.array(part, pa.int64()),
+            "state_hash": pa.array(part, pa.int64()),
+            "blocked_ids": pa.array([[]] * len(part), pa.list_(pa.string())),
+            "market": pa.nulls(len(part), pa.string()),
         }
         files.append(str(folder / f"part-{number}.parquet"))
         pq.write_table(pa.table(table), files[-1])
@@ -226,13 +243,16 @@ def _measure_spark(repeats: int) -> dict[str, float]:
     output = folder / "table"
     output.mkdir()
     with start_spark("scoring", config) as spark:
-        catalogue = Catalogue(list(ids), [(str(item), 0.0) for item in ids[:2000]], None)
+        nowhere = np.array([], dtype=np.int64)
+        catalogue = Catalogue(list(ids), np.zeros(len(ids)), np.full(len(ids), -1), {"": nowhere})
         task = RankingTask(
             artifact=str(artifact), output=str(output), day=datetime.date(2024, 5, 1),
             run_id="benchmark", model_version=artifact.name, k=_K, exclude_seen=True,
+            max_per_category=0, default_market="",
             users_per_batch=config.users_per_batch,
             generated_at=datetime.datetime(2024, 5, 2, tzinfo=datetime.UTC),
             catalogue=spark.sparkContext.broadcast(catalogue),
+            base=spark.sparkContext.broadcast(None),
         )  # fmt: skip
         rate = _rate(lambda: score_sequences(spark, files, task), _SPARK_USERS, repeats)
     return {"direct": direct, "spark": rate}

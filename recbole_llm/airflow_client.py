@@ -3,6 +3,7 @@
 Standard library only: Airflow lives in an environment of its own.
 """
 
+import datetime
 import json
 import logging
 import re
@@ -69,11 +70,14 @@ class AirflowClient:
         """Pause a DAG or let it run. A paused DAG accepts runs and starts no task."""
         self.call("PATCH", f"/dags/{dag_id}", {"is_paused": paused})
 
-    def set_pool(self, name: str, slots: int) -> None:
-        """Create a pool, or give an existing one this many slots."""
-        settings = {"slots": slots, "include_deferred": False}
+    def set_pool(self, name: str, settings: dict[str, Any]) -> None:
+        """Create a pool, or give an existing one these settings.
+
+        Args:
+            settings: ``slots``, ``description`` and ``include_deferred``, as in a file of pools.
+        """
         try:
-            self.call("PATCH", f"/pools/{name}?update_mask=slots", {"pool": name, **settings})
+            self.call("PATCH", f"/pools/{name}", {"pool": name, **settings})
         except NotFoundError:
             self.call("POST", "/pools", {"name": name, **settings})
 
@@ -87,6 +91,50 @@ class AirflowClient:
             "POST", f"/dags/{dag_id}/dagRuns", {"logical_date": None, "partition_key": day}
         )
         return str(run["dag_run_id"])
+
+    def fail(self, dag_id: str, run_id: str) -> None:
+        """Mark a run as failed, with what it still had to do."""
+        self.call("PATCH", _run_path(dag_id, run_id), {"state": "failed"})
+
+    def backfill(self, dag_id: str, first_day: str, last_day: str) -> dict[str, str]:
+        """Queue a run of each day of a range by Airflow's backfill, also of days that ran before.
+
+        The runs start one after the other, oldest day first.
+
+        Args:
+            dag_id: a DAG whose partitions are days.
+            first_day, last_day: ``YYYY-MM-DD``, both inclusive.
+        Returns:
+            Run id by day, oldest day first.
+        Raises:
+            RecboleLlmError: Airflow made no run for a day, as one is queued or running.
+        """
+        first, last = map(datetime.date.fromisoformat, (first_day, last_day))
+        days = [str(first + datetime.timedelta(n)) for n in range((last - first).days + 1)]
+        body = {
+            "dag_id": dag_id,
+            "from_date": f"{first_day}T00:00:00Z",
+            "to_date": f"{last_day}T00:00:00Z",
+            "reprocess_behavior": "completed",
+            "max_active_runs": 1,
+        }
+        created_at = self.call("POST", "/backfills", body)["created_at"]
+        began = datetime.datetime.fromisoformat(created_at)
+        made: dict[str, str] = {}
+        query: dict[str, Any] = {"run_type": "backfill", "order_by": "-id", "limit": 100}
+        while True:  # newest first; runs of an earlier backfill end it
+            page = urllib.parse.urlencode({**query, "offset": len(made)})
+            runs = self.call("GET", f"/dags/{dag_id}/dagRuns?{page}")["dag_runs"]
+            ours = [r for r in runs if datetime.datetime.fromisoformat(r["queued_at"]) >= began]
+            made |= {str(run["partition_key"]): str(run["dag_run_id"]) for run in ours}
+            if not ours or len(ours) < query["limit"]:
+                break
+        if absent := [day for day in days if day not in made]:
+            raise RecboleLlmError(
+                f"the backfill of {dag_id} made no run for {', '.join(absent)}: one is queued or "
+                "running; wait for it, or mark it as failed"
+            )
+        return {day: made[day] for day in days}
 
     def caused_run(self, dag_id: str, cause_run_id: str, day: str, timeout_s: float) -> str:
         """Find the run that another run's asset started.

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 FEATURES_DAG = "nightly_features"
 RECOMMENDATIONS_DAG = "nightly_recommendations"
 DAGS = (FEATURES_DAG, RECOMMENDATIONS_DAG, "weekly_training")
-SPARK_POOL = "nightly_spark"
+ALERTS_CONNECTION = "AIRFLOW_CONN_NIGHT_ALERTS"
 USER = "admin"
 UNFINISHED_STATES = (
     "queued", "scheduled", "running", "restarting", "deferred", "up_for_retry", "up_for_reschedule",
@@ -126,7 +126,9 @@ class LocalAirflow:
                 )
             self._note_in_lock(self._process.pid)
             self._wait_until_ready(began)
-            self.client.set_pool(SPARK_POOL, slots=1)
+            pools = json.loads((self.home / "dags" / "pools.json").read_text())
+            for name, settings in pools.items():
+                self.client.set_pool(name, settings)
         except BaseException:
             self.stop()
             raise
@@ -232,7 +234,8 @@ class LocalAirflow:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith("AIRFLOW") and name not in {"PYTHONPATH", "PYTHONHOME"}
+            if name == ALERTS_CONNECTION
+            or (not name.startswith("AIRFLOW") and name not in {"PYTHONPATH", "PYTHONHOME"})
         }
         spark = {
             "conn_type": "spark",
@@ -338,6 +341,29 @@ def run_night(airflow: LocalAirflow, day: str, timeout_s: float = 6 * 3600.0) ->
     run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s)
     client.wait(RECOMMENDATIONS_DAG, run, timeout_s)
     logger.info("night of %s is published after %.1f s", day, time.monotonic() - started)
+
+
+def run_backfill(
+    airflow: LocalAirflow, first_day: str, last_day: str, timeout_s: float = 24 * 3600.0
+) -> None:
+    """Run the nights of a range of days by Airflow's own backfill, those that ran before too.
+
+    The features are backfilled, oldest day first; each day's recommendations follow by their asset.
+
+    Args:
+        airflow: a started Airflow.
+        first_day, last_day: ``YYYY-MM-DD``, both inclusive.
+        timeout_s: how long each day may take, the days before it included.
+    Raises:
+        RecboleLlmError: a task failed; the message names it and holds the end of its log.
+    """
+    client = airflow.client
+    client.pause(RECOMMENDATIONS_DAG, False)
+    client.pause(FEATURES_DAG, False)
+    for day, features_run in client.backfill(FEATURES_DAG, first_day, last_day).items():
+        client.wait(FEATURES_DAG, features_run, timeout_s)
+        run = client.caused_run(RECOMMENDATIONS_DAG, features_run, day, timeout_s)
+        client.wait(RECOMMENDATIONS_DAG, run, timeout_s)
 
 
 def serve(airflow: LocalAirflow) -> None:

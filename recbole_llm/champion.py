@@ -1,41 +1,66 @@
-"""Train the model that the night scores with, and decide whether it takes over."""
+"""Train the model that the night scores with, and decide whether it takes over.
+
+The first model is trained on everything and becomes champion. A later one, the challenger, is trained
+without the newest days; champion and challenger then foretell the events of those days
+(``judge.py``). What was judged is what ranks: the challenger is not trained again with those days.
+It reads them in the users' histories all the same, and the next challenger learns from them.
+
+    artifacts/champion.json              which model ranks
+    artifacts/<version>/refused.json     why a challenger does not
+    artifacts/decisions/<day>-<version>.json   one row of the table ``trainings``
+"""
 
 import datetime
+import json
 import logging
+import shutil
+import time
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.export_atomic import export_atomic
-from recbole_llm.scoring import load_artifact
+from recbole_llm.judge import (
+    Comparison,
+    PromotionRules,
+    compare,
+    promotion_rules,
+    read_newest_events,
+)
+from recbole_llm.scoring import load_artifact, load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
 
 _log = logging.getLogger(__name__)
 _METRIC = "ndcg@10"
-_TOLERANCE = 0.9
-"""A challenger must reach this share of the champion's test metric."""
 
 
-def train_champion(warehouse: Warehouse, config_file: Path, day: str, if_none: bool) -> str:
-    """Train on a day's features; the new model becomes champion unless it is clearly worse.
-
-    Both are judged by NDCG@10 on the last item of each user in the data of their own day, so the
-    comparison is a guard against a broken training, not a measurement.
+def train_champion(
+    warehouse: Warehouse, config_file: Path, day: str, if_none: bool, cold: bool = False
+) -> str:
+    """Train on a day's features; the new model becomes champion if it is the first or passes.
 
     Args:
         warehouse: where features lie and artifacts go.
-        config_file: ``configs/nightly.yaml``; its ``training`` holds the model's name and settings.
-        day: the data cut; features of that day must exist.
+        config_file: ``configs/nightly.yaml``; its ``training`` holds the model's name and settings,
+            its ``promotion`` the rules of the comparison.
+        day: the newest day; its features must exist.
         if_none: keep a champion that is there already, and train nothing.
+        cold: start a challenger from random weights, not from the champion's.
     Returns:
         The champion's ``model_version`` after all.
+    Raises:
+        ConfigError: the settings lack something or hold something out of range.
+        DataError: there are no events to train on.
     """
     champion = _champion(warehouse)
     if champion and if_none:
         _log.info("champion %s stands", champion["model_version"])
         return str(champion["model_version"])
-    settings = load_yaml(config_file).get("training")
+    config = load_yaml(config_file)
+    settings = config.get("training")
     if not isinstance(settings, dict) or "model" not in settings:
         raise ConfigError(f"{config_file} has no 'training' section with a 'model'")
     if settings["model"] != "LLMSeqRec":
@@ -43,9 +68,12 @@ def train_champion(warehouse: Warehouse, config_file: Path, day: str, if_none: b
             f"training.model in {config_file} must be LLMSeqRec, the model that has an artifact; "
             f"got {settings['model']!r}"
         )
+    rules = promotion_rules(config.get("promotion"), config_file)
     features = warehouse.root / warehouse.features_manifest(day)["path"]
+    cut = _cut(day, champion, rules) if champion else day
+    started = time.monotonic()
     dataset = f"night-{day}"
-    export_atomic(features, dataset, warehouse.training)
+    export_atomic(features, dataset, warehouse.training, _end_s(cut))
 
     from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
 
@@ -54,32 +82,130 @@ def train_champion(warehouse: Warehouse, config_file: Path, day: str, if_none: b
         "checkpoint_dir": str(warehouse.training / "checkpoints"),
         "artifact_dir": str(warehouse.artifacts),
         "text_cache": str(warehouse.text_cache),
-        "data_cut": day,
+        "data_cut": cut,
     }
+    if champion and not cold:
+        own["warm_start"] = str(warehouse.champion_artifact())
     given = {key: value for key, value in settings.items() if key != "model"}
     result = train(settings["model"], dataset, None, {**own, **given})
     assert result.artifact is not None
     version = result.artifact.name
+    decision = {
+        "ds": day,
+        "model_version": version,
+        "data_cut": cut,
+        "champion_before": champion["model_version"] if champion else None,
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "train_seconds": round(time.monotonic() - started, 1),
+        "test_ndcg": result.test_result[_METRIC],
+        **(
+            result.start
+            or {"warm_from": None, "cold_because": "asked for" if cold else "no champion"}
+        ),
+    }
+    verdict, reason = "first", "there was no champion"
     if champion:
-        before, after = champion["metrics"]["test"][_METRIC], result.test_result[_METRIC]
-        if after < _TOLERANCE * before:
-            _log.warning(
-                "challenger %s has %s %.4f, champion %s had %.4f: the champion stays",
-                version, _METRIC, after, champion["model_version"], before,
-            )  # fmt: skip
-            return str(champion["model_version"])
+        exclude_seen = config.get("exclude_seen", True)
+        found = _compare(warehouse, features, version, cut, exclude_seen, rules)
+        verdict, reason = ("promoted" if found.is_passed else "refused"), found.reason
+        decision |= {
+            "n_users": found.n_users,
+            "n_events": found.n_events,
+            "champion_ndcg": found.champion_ndcg,
+            "challenger_ndcg": found.challenger_ndcg,
+            "difference": found.difference,
+            "lower": found.lower,
+            "margin": rules.margin,
+            "confidence": rules.confidence,
+        }
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    decision |= {"verdict": verdict, "reason": reason, "decided_at": now}
+    replace_json(warehouse.decisions / f"{day}-{version}.json", decision)
+    if verdict == "refused" and champion:
+        _refuse(warehouse, decision, rules.keep_refused)
+        return str(champion["model_version"])
     replace_json(
         warehouse.champion,
         {
             "model_version": version,
-            "data_cut": day,
+            "data_cut": cut,
             "metrics": {"valid": result.best_valid_result, "test": result.test_result},
-            "promoted_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "promoted_at": now,
         },
     )
+    (result.artifact / "refused.json").unlink(missing_ok=True)
     _log.info("champion: %s, test %s %.4f, data up to %s",
-              version, _METRIC, result.test_result[_METRIC], day)  # fmt: skip
+              version, _METRIC, result.test_result[_METRIC], cut)  # fmt: skip
     return version
+
+
+def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:
+    """The last day that a challenger is trained on.
+
+    Where the champion saw some of the newest days, only the days after them can be judged by. Where
+    it saw them all, they serve nevertheless: the comparison then favours the champion.
+    """
+    newest = datetime.date.fromisoformat(day)
+    cut = newest - datetime.timedelta(days=rules.days)
+    if seen_text := champion.get("data_cut"):
+        seen = datetime.date.fromisoformat(seen_text)
+        if cut < seen < newest:
+            return seen.isoformat()
+        if seen >= newest:
+            _log.warning("champion %s was trained on the days it is judged by, up to %s: the "
+                         "comparison favours it", champion["model_version"], seen)  # fmt: skip
+    return cut.isoformat()
+
+
+def _end_s(day: str) -> int:
+    """Unix seconds of the end of a day, UTC."""
+    after = datetime.date.fromisoformat(day) + datetime.timedelta(days=1)
+    return int(
+        datetime.datetime(after.year, after.month, after.day, tzinfo=datetime.UTC).timestamp()
+    )
+
+
+def _compare(
+    warehouse: Warehouse,
+    features: Path,
+    challenger: str,
+    cut: str,
+    exclude_seen: bool,
+    rules: PromotionRules,
+) -> Comparison:
+    with duckdb.connect() as database:
+        rows = database.execute(
+            "SELECT item_id FROM read_parquet($files) WHERE available ORDER BY item_id",
+            {"files": f"{features}/items/*.parquet"},
+        ).fetchall()
+    return compare(
+        load_scorer(warehouse.champion_artifact()),
+        load_scorer(warehouse.artifacts / challenger),
+        read_newest_events(features, _end_s(cut), exclude_seen, rules),
+        [item for (item,) in rows],
+        exclude_seen,
+        rules,
+    )
+
+
+def _refuse(warehouse: Warehouse, decision: dict[str, Any], keep: int) -> None:
+    """Say why beside the artifact, and delete what is left of older refused ones."""
+    version, champion = decision["model_version"], decision["champion_before"]
+    _log.warning("challenger %s is refused, champion %s stands: %s",
+                 version, champion, decision["reason"])  # fmt: skip
+    if version == champion:
+        return
+    replace_json(warehouse.artifacts / version / "refused.json", decision)
+    notes = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in warehouse.artifacts.glob("*/refused.json")
+    ]
+    in_use = {champion, *(run["model_version"] for run in warehouse.published_days().values())}
+    notes.sort(key=lambda note: (note["decided_at"], note["model_version"] == version))
+    for note in notes[: max(len(notes) - keep, 0)]:
+        if note["model_version"] not in in_use:
+            shutil.rmtree(warehouse.artifacts / note["model_version"])
 
 
 def _champion(warehouse: Warehouse) -> dict[str, Any] | None:

@@ -7,11 +7,12 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_llm.config_files import config_path
+from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
 
@@ -64,21 +65,32 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--port", type=int, default=8080, help="port of Airflow's page and API")
     train = add("train", _train)
     train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
+    train.add_argument("--cold", action="store_true", help="start from random weights")
     lookup = add("lookup", _lookup)
     lookup.add_argument("--user", required=True, help="external user id")
     lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")
     lookup.add_argument("--json", action="store_true", help="print JSON")
+    lookup.add_argument(
+        "--source", default="parquet", help="parquet, or a sink: postgresql://… or delta:FOLDER"
+    )
+    sync = add("sync", _sync)
+    sync.add_argument(
+        "--sink",
+        action="append",
+        help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
+    )
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
     rollback = add("rollback", _rollback)
-    for sub in (nightly, train, lookup, rollback):
+    for sub in (nightly, train, lookup, sync, rollback):
         sub.add_argument(
             "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
         )
-    train.add_argument(
-        "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
-    )
+    for sub in (train, sync):
+        sub.add_argument(
+            "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
+        )
     for name, sub in commands.choices.items():
         if name != "run":
             sub.add_argument(
@@ -117,6 +129,7 @@ def _nightly(args: argparse.Namespace) -> None:
     with _local_airflow(args, scheduled=False) as airflow:
         run_night(airflow, args.day)
     args.user, args.k, args.json = latest_user(args.warehouse, args.day), 10, False
+    args.source = "parquet"
     _lookup(args)
 
 
@@ -142,7 +155,7 @@ def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Train the champion on a day's features."""
+    """Train on a day's features: the first champion, or a challenger that meets it."""
     from recbole_llm.champion import train_champion
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
@@ -151,14 +164,20 @@ def _train(args: argparse.Namespace) -> None:
     args.warehouse.training.mkdir(parents=True, exist_ok=True)
     os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
     sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
-    train_champion(args.warehouse, config, day, args.if_none)
+    train_champion(args.warehouse, config, day, args.if_none, args.cold)
 
 
 def _lookup(args: argparse.Namespace) -> None:
     """Show one user's history and recommendations."""
     from recbole_llm.query import lookup
 
-    found = lookup(args.warehouse, args.user, args.day, args.k)
+    with ExitStack() as opened:
+        tables = None
+        if args.source != "parquet":
+            from recbole_llm.sinks import open_sink
+
+            tables = opened.enter_context(closing(open_sink(args.source)))
+        found = lookup(args.warehouse, args.user, args.day, args.k, tables=tables)
     if args.json:
         sys.stdout.write(json.dumps(asdict(found), default=str, ensure_ascii=False) + "\n")
         return
@@ -169,8 +188,22 @@ def _lookup(args: argparse.Namespace) -> None:
         f"  {r['rank']:>3} {r['item_id']:>8}  {r['score']:8.4f}  {r['reason']:<8} {r['title']}"
         for r in found.recommendations
     ]
-    lines += [f"table: {found.path}"]
+    lines += [f"table: {found.path or args.source}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _sync(args: argparse.Namespace) -> None:
+    """Let PostgreSQL or Delta hold the published tables, loading what is new."""
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    sinks = load_yaml(args.config).get("sinks", []) if args.sink is None else args.sink
+    if not isinstance(sinks, list) or not all(isinstance(sink, str) for sink in sinks):
+        raise ConfigError(f"sinks in {args.config} must be a list of addresses, got {sinks!r}")
+    if not sinks:
+        logging.info("no sinks in %s, and no --sink", args.config)
+        return
+    from recbole_llm.sync import sync_all
+
+    sync_all(args.warehouse, sinks, args.day)
 
 
 def _rollback(args: argparse.Namespace) -> None:

@@ -6,7 +6,8 @@
     ├── TrainingError    training cannot go on from where it is
     ├── ArtifactError    an artifact is absent, damaged or of another format
     ├── AuditError       a night's table failed its checks and was not published
-    └── NotFoundError    the user, day or table that was asked for does not exist
+    ├── NotFoundError    the user, day or table that was asked for does not exist
+    └── UnavailableError a database does not answer, or is in use; a retry may help
 
 A message says what was found, what was expected, where, and what to do.
 """
@@ -46,6 +47,10 @@ class AuditError(RecboleLlmError):
     """A night's table failed its checks; what was published before stands."""
 
     exit_code = 6
+
+
+class UnavailableError(RecboleLlmError):
+    """A database does not answer, or is in use; a retry may help."""
 
 
 class TrainingError(RecboleLlmError):

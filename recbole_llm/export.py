@@ -12,6 +12,7 @@ from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.options import options_as_dict
 from recbole_llm.scoring import Artifact, load_artifact, write_artifact
+from recbole_llm.warm_start import write_training_state
 
 _log = logging.getLogger(__name__)
 _LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "numpy")
@@ -26,7 +27,7 @@ def export_artifact(
     metrics: dict[str, dict[str, float]],
     root: Path,
 ) -> Path:
-    """Write the model to ``root/<model_version>``.
+    """Write the model to ``root/<model_version>``, and what a later training can start from.
 
     Args:
         metrics: RecBole's results by split, ``{"test": {"ndcg@10": ...}}``.
@@ -54,6 +55,7 @@ def export_artifact(
         },
     )
     path = write_artifact(artifact, root)
+    write_training_state(model, dataset.item_tokens(), path)
     load_artifact(path)  # what cannot be read back must not be announced
     _log.info("artifact: %s (%d items)", path, len(tokens))
     return path

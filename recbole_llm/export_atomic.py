@@ -16,7 +16,9 @@ _log = logging.getLogger(__name__)
 _FORMAT = "(FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')"
 
 
-def export_atomic(features: Path, dataset: str, data_path: Path) -> Path:
+def export_atomic(
+    features: Path, dataset: str, data_path: Path, before_s: int | None = None
+) -> Path:
     """Write ``data_path/<dataset>/<dataset>.inter`` and ``.item``.
 
     Interactions are sorted by user and time, ties as the features have them: RecBole's sort is
@@ -26,11 +28,12 @@ def export_atomic(features: Path, dataset: str, data_path: Path) -> Path:
         features: a finished attempt's folder, with ``sequences`` and ``items``.
         dataset: the data set's name for RecBole.
         data_path: its parent folder.
+        before_s: Unix seconds; only events before that instant are written, and all items.
     Returns:
         The data set's folder.
     Raises:
-        DataError: an id holds a tab, a line break or a double quote, which RecBole's reader would
-            take for the end of a field.
+        DataError: there is no event to write, or an id holds a tab, a line break or a double quote,
+            which RecBole's reader would take for the end of a field.
     """
     started = time.monotonic()
     folder = data_path / dataset
@@ -48,15 +51,22 @@ def export_atomic(features: Path, dataset: str, data_path: Path) -> Path:
                 f"ids with a tab, line break or double quote cannot be written for RecBole, such as "
                 f"{[row[0] for row in bad_ids]} in {features}; clean them in the feed"
             )
-        database.execute(
+        until = "" if before_s is None else f"WHERE timestamp < {before_s:d}"
+        copied = database.execute(
             f"""COPY (
                 SELECT user_id AS "user_id:token", item_id AS "item_id:token",
                        timestamp AS "timestamp:float"
                 FROM (SELECT user_id, unnest(item_ids) AS item_id, unnest(timestamps) AS timestamp,
                              generate_subscripts(item_ids, 1) AS position FROM sequences)
-                ORDER BY user_id, position
+                {until} ORDER BY user_id, position
             ) TO '{_quoted(folder / f"{dataset}.inter")}' {_FORMAT}"""
-        )
+        ).fetchone()
+        assert copied is not None
+        if not copied[0]:
+            raise DataError(
+                f"no event to train on in {features}"
+                + (f" before {before_s} (Unix seconds)" if before_s is not None else "")
+            )
         texts = ", ".join(
             f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
             for name in ("title", "category", "description")
@@ -65,11 +75,7 @@ def export_atomic(features: Path, dataset: str, data_path: Path) -> Path:
             f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
             TO '{_quoted(folder / f"{dataset}.item")}' {_FORMAT}"""
         )
-        n_events = database.execute(
-            "SELECT coalesce(sum(len(item_ids)), 0) FROM sequences"
-        ).fetchone()
-    assert n_events is not None
-    _log.info("atomic files: %d interactions in %s, %.1f s", n_events[0], folder,
+    _log.info("atomic files: %d interactions in %s, %.1f s", copied[0], folder,
               time.monotonic() - started)  # fmt: skip
     return folder
 

@@ -1,7 +1,9 @@
 """Ask the nightly tables: DuckDB views over the published Parquet files, in memory, read-only.
 
 Views: ``recommendations`` (every published day), ``recommendations_latest`` (the newest),
-``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day).
+``runs`` (one row a scored and audited run), ``quarantine`` (rejected raw rows by day), ``trainings``
+(one row a trained model, with the verdict on it), ``metrics_daily`` (one row a measured day;
+``recbole_llm.figures`` says what each column is).
 """
 
 from dataclasses import dataclass
@@ -11,6 +13,9 @@ from typing import Any
 import duckdb
 
 from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.figures import COLUMNS
+from recbole_llm.parquet_tables import ParquetTables
+from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
 _RUN_COLUMNS = {
@@ -18,14 +23,25 @@ _RUN_COLUMNS = {
     "model_version": "VARCHAR", "model_data_cut": "DATE", "k": "INTEGER", "raw_rows": "BIGINT",
     "accepted_rows": "BIGINT", "late_rows": "BIGINT", "quarantined_rows": "BIGINT",
     "duplicate_rows": "BIGINT", "n_users": "BIGINT", "n_items": "BIGINT", "n_rows": "BIGINT",
-    "n_fallback_users": "BIGINT", "n_carried_users": "BIGINT", "n_unknown_items": "BIGINT",
+    "n_fallback_users": "BIGINT", "n_filled_rows": "BIGINT",
+    "n_carried_users": "BIGINT", "n_unknown_items": "BIGINT",
     "features_seconds": "DOUBLE", "score_seconds": "DOUBLE", "publish_seconds": "DOUBLE",
     "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ", "path": "VARCHAR",
 }  # fmt: skip
 
+_TRAINING_COLUMNS = {
+    "ds": "DATE", "model_version": "VARCHAR", "verdict": "VARCHAR", "reason": "VARCHAR",
+    "data_cut": "DATE", "champion_before": "VARCHAR", "n_users": "BIGINT", "n_events": "BIGINT",
+    "champion_ndcg": "DOUBLE", "challenger_ndcg": "DOUBLE", "difference": "DOUBLE",
+    "lower": "DOUBLE", "margin": "DOUBLE", "confidence": "DOUBLE", "test_ndcg": "DOUBLE",
+    "epochs": "BIGINT", "best_epoch": "BIGINT", "train_seconds": "DOUBLE", "warm_from": "VARCHAR",
+    "cold_because": "VARCHAR", "n_known_items": "BIGINT", "n_new_items": "BIGINT",
+    "decided_at": "TIMESTAMPTZ",
+}  # fmt: skip
+
 
 def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the four views; it can read the warehouse and nothing else.
+    """An in-memory database with the six views; it can read the warehouse and nothing else.
 
     Raises:
         NotFoundError: nothing is published yet.
@@ -38,9 +54,9 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
     _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
-    columns = "{" + ", ".join(f"{name}: '{kind}'" for name, kind in _RUN_COLUMNS.items()) + "}"
-    logs = sorted(str(path) for path in warehouse.run_log.glob("*.json"))
-    _view(database, "runs", f"read_json({_list(logs)}, columns = {columns})")
+    _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
+    _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
+    _json_view(database, "metrics_daily", warehouse.metrics, COLUMNS)
     manifests = warehouse.features_manifests().values()
     quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
     _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
@@ -81,46 +97,79 @@ class Lookup:
     model_version: str
     history: list[dict[str, Any]]
     """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds). Empty
-    where the day's state was deleted, after ``keep_days``."""
+    where the day's state was deleted, after ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
     """rank, item_id, title, score, reason; best first."""
-    path: Path
-    """Where the table's files lie."""
+    path: Path | None
+    """Where the table's files lie; None where a sink was asked."""
 
 
 def lookup(
-    warehouse: Warehouse, user_id: str, day: str | None = None, k: int = 10, n_history: int = 5
+    warehouse: Warehouse,
+    user_id: str,
+    day: str | None = None,
+    k: int = 10,
+    n_history: int = 5,
+    tables: Tables | None = None,
 ) -> Lookup:
-    """Answer for one user from the published table.
+    """Answer for one user from the published table, or from a sink's copy of it.
 
     Args:
         day: a published day; the newest when None.
         k: recommendations wanted, at most what the table holds.
         n_history: history items wanted.
+        tables: where to ask; the warehouse's own files when None. History and titles come from the
+            warehouse, as far as it has them.
     Raises:
         NotFoundError: nothing, or not that day, is published, or the user is not in the table.
     """
-    run = warehouse.published_run(day)
-    table = f"{warehouse.root / run['path']}/*.parquet"
-    features = warehouse.root / run["features_path"]
-    has_state = (features / "sequences").is_dir()
+    asked = tables or ParquetTables(warehouse)
+    rows = asked.user_rows(user_id, day, k)
+    if not rows:
+        days = asked.loaded()
+        if not days or (day is not None and day not in days):
+            raise NotFoundError(f"no table for {day or 'any day'}: {len(days)} days are there")
+        raise NotFoundError(
+            f"user {user_id!r} is not in the table of {day or max(days)}: they had no usable event "
+            "up to that day"
+        )
+    first, published = rows[0], warehouse.published_days().get(rows[0]["ds"])
+    history, titles = _told_of(warehouse, published, user_id, n_history, rows)
+    return Lookup(
+        first["ds"], user_id, first["run_id"], first["model_version"], history,
+        [
+            {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"], ""),
+             "score": row["score"], "reason": row["reason"]}
+            for row in rows
+        ],
+        warehouse.root / published["path"] if published and tables is None else None,
+    )  # fmt: skip
+
+
+def _told_of(
+    warehouse: Warehouse,
+    run: dict[str, Any] | None,
+    user_id: str,
+    n_history: int,
+    rows: list[dict[str, Any]],
+) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The user's history, and the titles of the recommended items; empty where they are not told."""
+    features = warehouse.root / run["features_path"] if run else None
+    has_state = features is not None and (features / "sequences").is_dir()
     if not has_state:  # past its days; later states know all items
-        features = warehouse.root / [*warehouse.features_manifests().values()][-1]["path"]
+        paths = [manifest["path"] for manifest in warehouse.features_manifests().values()]
+        if not paths:
+            return [], {}
+        features = warehouse.root / paths[-1]
     items = f"{features}/items/*.parquet"
     with duckdb.connect() as database:
-        recommendations = _dicts(
+        titles = dict(
             database.execute(
-                "SELECT rank, item_id, coalesce(title, '') AS title, score, reason "
-                "FROM read_parquet($table) AS t LEFT JOIN read_parquet($items) AS i USING (item_id) "
-                "WHERE user_id = $user_id AND rank <= $k ORDER BY rank",
-                {"table": table, "items": items, "user_id": user_id, "k": k},
-            )
+                "SELECT item_id, coalesce(title, '') FROM read_parquet($items) "
+                "WHERE list_contains($ids, item_id)",
+                {"items": items, "ids": [row["item_id"] for row in rows]},
+            ).fetchall()
         )
-        if not recommendations:
-            raise NotFoundError(
-                f"user {user_id!r} is not in the table of {run['ds']}: they had no usable event up "
-                "to that day"
-            )
         history = [] if not has_state else _dicts(
             database.execute(
                 "SELECT item_id, coalesce(title, '') AS title, timestamp FROM ("
@@ -133,10 +182,7 @@ def lookup(
                  "user_id": user_id, "n": n_history},
             )
         )  # fmt: skip
-    return Lookup(
-        run["ds"], user_id, run["run_id"], run["model_version"], history, recommendations,
-        warehouse.root / run["path"],
-    )  # fmt: skip
+    return history, titles
 
 
 def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
@@ -155,6 +201,18 @@ def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
 
 def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
     database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
+
+
+def _json_view(
+    database: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: dict[str, str]
+) -> None:
+    """A view with a row for each JSON file of a folder, which may have none."""
+    if files := sorted(str(path) for path in folder.glob("*.json")):
+        types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
+        _view(database, name, f"read_json({_list(files)}, columns = {{{types}}})")
+    else:
+        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
+        _view(database, name, f"(SELECT {nulls}) WHERE false")
 
 
 def _list(texts: Any) -> str:

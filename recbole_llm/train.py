@@ -28,6 +28,7 @@ from torch.multiprocessing.spawn import spawn
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
 from recbole_llm.options import apply_defaults, sequential_columns
+from recbole_llm.warm_start import start_warm
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +43,12 @@ class TrainResult:
     """The same on the test rows, with the weights that were best on validation."""
     epochs: int
     """Epochs trained, the patience after the best one included."""
+    best_epoch: int | None
+    """The epoch, from 1, whose weights were best on validation; None without a validation."""
     artifact: Path | None
     """The artifact's folder; None for RecBole's own models."""
+    start: dict[str, Any] | None
+    """How it started, as ``start_warm`` tells; None where ``warm_start`` was not set."""
 
 
 def train(
@@ -58,7 +63,8 @@ def train(
 
     Settings rank as in RecBole: files, then ``config_dict``, then ``--key=value`` on the command
     line. Beside RecBole's keys: ``artifact_dir`` (where the artifact goes; by default a dated folder
-    in ``checkpoint_dir``) and ``data_cut`` (the last day in the data, written into the artifact).
+    in ``checkpoint_dir``), ``data_cut`` (the last day in the data, written into the artifact) and
+    ``warm_start`` (an artifact's folder, to start from its weights where they fit).
 
     Args:
         nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
@@ -143,7 +149,10 @@ def _train_process(
     if config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
-    return TrainResult(valid_result, dict(test_result or {}), fitted.epochs, artifact)
+    return TrainResult(
+        valid_result, dict(test_result or {}), fitted.epochs, fitted.best_epoch, artifact,
+        fitted.start,
+    )  # fmt: skip
 
 
 def build_config(
@@ -255,6 +264,8 @@ class Fitted:
     """RecBole's trainer around the network; it evaluates."""
     valid_result: dict[str, float]
     epochs: int
+    best_epoch: int | None
+    start: dict[str, Any] | None
 
 
 def fit(
@@ -276,6 +287,9 @@ def fit(
     network = (model_class or get_model(config["model"]))(config, train_data._dataset)
     network = network.to(config["device"])
     logging.getLogger().info(network)
+    start = None
+    if config["model"] == "LLMSeqRec" and config["warm_start"]:
+        start = start_warm(network, train_data._dataset.item_tokens(), Path(config["warm_start"]))
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
     _make_folder(Path(config["checkpoint_dir"]))
     trainer = trainer_class(config, network)
@@ -290,7 +304,7 @@ def fit(
     epochs = len(trainer.train_loss_dict)
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
     best.restore()
-    return Fitted(network, trainer, dict(valid_result or {}), epochs)
+    return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start)
 
 
 def _make_folder(path: Path) -> None:
@@ -312,11 +326,13 @@ class _BestWeights:
         self._sign = 1.0 if bigger else -1.0
         self._best = -math.inf
         self._weights: dict[str, Tensor] | None = None
+        self.epoch: int | None = None
 
     def __call__(self, epoch: int, valid_score: float) -> None:
         if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
             self._best = self._sign * valid_score
             self._weights = copy.deepcopy(self._model.state_dict())
+            self.epoch = epoch + 1
         if self._on_epoch is not None:
             self._on_epoch(epoch, valid_score)
 

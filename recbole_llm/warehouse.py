@@ -3,9 +3,13 @@
     raw/events/ds=D/, raw/items/          what other systems deliver
     features/ds=D/<attempt>/…             sequences, items, recent, quarantine; manifest.json names the
                                           attempt
-    artifacts/<model_version>/            trained models; champion.json names the one in use
+    artifacts/<model_version>/            trained models; champion.json names the one in use,
+                                          decisions/ says of each how it came in or why not
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
+    metrics/D.json                        one row of the table ``metrics_daily``, with what its report
+                                          shows beside
+    reports/ds=D/index.html               the report of a night; reports/index.html lists all
     published.json                        which attempt is the table of which day; see published.py
     locks/                                a lock a day, held by the job that works on it
 
@@ -46,9 +50,12 @@ class Warehouse:
         self.raw_items = self.root / "raw" / "items"
         self.artifacts = self.root / "artifacts"
         self.champion = self.artifacts / "champion.json"
+        self.decisions = self.artifacts / "decisions"
         self.published = self.root / "published.json"
         self.run_log = self.root / "run_log"
         self.locks = self.root / "locks"
+        self.metrics = self.root / "metrics"
+        self.reports = self.root / "reports"
         self.text_cache = self.root / "cache" / "text_vectors.sqlite"
         self.training = self.root / "training"
 
@@ -156,6 +163,24 @@ class Warehouse:
             )
         return days[day]
 
+    def logged_run(self, run_id: str) -> dict[str, Any]:
+        """A run's row in the table ``runs``.
+
+        Raises:
+            NotFoundError: no such run was audited.
+        """
+        path = self.run_log / f"{run_id}.json"
+        return _read(path, f"no run {run_id} in {self.run_log}: publish its day again")
+
+    def measured_days(self) -> dict[str, dict[str, Any]]:
+        """Row and details of each measured day, oldest first."""
+        files = sorted(self.metrics.glob("*.json"))
+        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+
+    def report(self, day: str) -> Path:
+        """The page about a night."""
+        return self.reports / f"ds={day}" / "index.html"
+
     def log_run(self, run_id: str, changes: dict[str, Any]) -> None:
         """Set columns of a run's row in the table ``runs``."""
         path = self.run_log / f"{run_id}.json"
@@ -183,7 +208,12 @@ def new_attempt(parent: Path) -> Path:
 
 
 def replace_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
-    """Write JSON to ``path`` in one step: a reader sees the old content or the new, never a part.
+    """Write JSON to ``path`` in one step; see ``replace_text``."""
+    replace_text(path, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write ``path`` in one step: a reader sees the old content or the new, never a part.
 
     What a process that is killed on the way leaves is taken up by the next that writes ``path``.
     """
@@ -192,7 +222,7 @@ def replace_json(path: Path, content: dict[str, Any] | list[Any]) -> None:
     with _open_locked(staging) as file:
         try:
             file.truncate(0)
-            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
             os.fchmod(file.fileno(), 0o644)

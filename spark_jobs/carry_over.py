@@ -49,7 +49,7 @@ def find_carried(
     Args:
         base: where from; None carries nobody over.
         users: string, in order.
-        hashes: int64 of their histories, ``history_hash``.
+        hashes: int64 of what their lists depend on, ``state_hash``.
         k: rows a user.
     """
     nobody = np.full(len(users), -1)
@@ -57,7 +57,7 @@ def find_carried(
         return Carried(pa.table({"item_id": [], "score": []}), nobody)
     between = (pc.field("user_id") >= users[0]) & (pc.field("user_id") <= users[-1])
     table = ds.dataset(base.table).to_table(_IN_TABLE, filter=between).combine_chunks()
-    before = ds.dataset(base.sequences).to_table(["user_id", "history_hash"], filter=between)
+    before = ds.dataset(base.sequences).to_table(["user_id", "state_hash"], filter=between)
     lists = table.select(["item_id", "score"])
     ranks = table["rank"].to_numpy()
     if len(ranks) % k or (ranks.reshape(-1, k) != np.arange(1, k + 1)).any():
@@ -71,7 +71,7 @@ def find_carried(
     in_state = _positions(users, before["user_id"])
     is_same = (in_table >= 0) & (in_state >= 0)
     at = np.flatnonzero(is_same)
-    old_hashes, new_hashes = before["history_hash"].to_numpy(), hashes.to_numpy()
+    old_hashes, new_hashes = before["state_hash"].to_numpy(), hashes.to_numpy()
     is_same[at] = (old_hashes[in_state[at]] == new_hashes[at]) & stands[in_table[at]]
     return Carried(lists, np.where(is_same, in_table * k, -1))
 

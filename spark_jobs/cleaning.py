@@ -35,10 +35,11 @@ def check_events(
         raw: string columns ``EVENT_COLUMNS``, ``malformed`` and ``ds``, the day of delivery.
         items: ``item_id``, unique, and ``first_seen``.
         first_ds: the first delivered day, whose events may be of any age.
-        config: ``first_day``, ``event_types``, ``max_late_days`` and ``max_daily_events`` count.
+        config: ``first_day``, ``event_types``, ``block_event_types``, ``markets``,
+            ``max_late_days`` and ``max_daily_events`` count.
     Returns:
-        ``user_id``, ``item_id``, ``timestamp`` (bigint, Unix seconds), ``ds`` (date), ``reason``
-        (null when the row is good) and ``raw`` (the record as JSON).
+        Schema ``CHECKED_EVENTS``; ``reason`` is null when the row is good, ``raw`` is the record as
+        JSON.
     """
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
@@ -53,6 +54,7 @@ def check_events(
     is_late = as_seconds < midnight - config.max_late_days * _SECONDS_A_DAY
     rating = f.col("rating").try_cast("double")
     event_type = f.coalesce(f.col("event_type"), f.lit("view"))
+    market = f.nullif(f.trim("market"), f.lit("")) if config.markets else f.lit(None).cast("string")
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),
         (_is_blank("user_id"), "missing_user_id"),
@@ -63,7 +65,8 @@ def check_events(
         (as_seconds < from_s, "timestamp_outside_calendar"),
         (as_seconds >= midnight + _SECONDS_A_DAY, "timestamp_outside_calendar"),
         (is_late & (delivered != f.lit(first_ds)), "too_late"),
-        (~event_type.isin(config.event_types), "unknown_event_type"),
+        (~event_type.isin(config.event_types + config.block_event_types), "unknown_event_type"),
+        (market.isNotNull() & ~market.isin(config.markets), "unknown_market"),
         (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]
@@ -73,6 +76,8 @@ def check_events(
         f.trim("user_id").alias("user_id"),
         f.trim("item_id").alias("item_id"),
         as_seconds.alias("timestamp"),
+        event_type.isin(config.block_event_types).alias("is_block"),
+        market.alias("market"),
         delivered.alias("ds"),
         first_fault(faults).alias("reason"),
         f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.EVENT_COLUMNS))).alias("raw"),
@@ -93,7 +98,7 @@ def _mark_robots(events: DataFrame, max_daily_events: int) -> DataFrame:
     )
     # Few users, so that the events are not shuffled.
     return events.join(f.broadcast(robots), on=["user_id", "ds"], how="left").select(
-        "user_id", "item_id", "timestamp", "ds",
+        "user_id", "item_id", "timestamp", "is_block", "market", "ds",
         f.when(is_robot, f.lit(ROBOT)).otherwise(f.col("reason")).alias("reason"), "raw",
     )  # fmt: skip
 
@@ -104,8 +109,9 @@ def check_items(raw: DataFrame) -> DataFrame:
     Args:
         raw: string columns ``RAW_ITEM_COLUMNS``, ``malformed`` and ``ds``.
     Returns:
-        ``ITEM_COLUMNS``, ``available`` (boolean), ``ds`` (date), ``reason`` and ``raw``. Of a day's
-        rows with one id the first by its text is kept, the others are ``duplicate_item``.
+        ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``ds`` (date),
+        ``reason`` and ``raw``. Of a day's rows with one id the first by its text is kept, the others
+        are ``duplicate_item``.
     """
     available = f.trim(f.coalesce("available", f.lit("")))
     rows = raw.select(
@@ -114,6 +120,7 @@ def check_items(raw: DataFrame) -> DataFrame:
         f.when(available == "", f.lit(True))
         .otherwise(available.try_cast("boolean"))
         .alias("available"),
+        _names("markets").alias("markets"),
         f.col("ds").cast("date").alias("ds"),
         f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.RAW_ITEM_COLUMNS))).alias("raw"),
         MALFORMED,
@@ -145,6 +152,12 @@ def _is_blank(name: str) -> Column:
 
 def _is_finite(number: Column) -> Column:
     return f.coalesce(f.abs(number) < float("inf"), f.lit(False))  # NaN is above all others
+
+
+def _names(name: str) -> Column:
+    """The names in a text such as ``de,at`` or ``["de", "at"]``, each once, sorted."""
+    parts = f.split(f.coalesce(name, f.lit("")), '[\\[\\]",;|\\s]+')
+    return f.array_sort(f.array_distinct(f.array_remove(parts, "")))
 
 
 def _is_odd(name: str) -> Column:

@@ -7,6 +7,7 @@ from typing import Any
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
+from spark_jobs.bands import check_bands
 
 
 @dataclass(frozen=True)
@@ -17,6 +18,12 @@ class NightConfig:
     """Events before this day are quarantined."""
     event_types: list[str]
     """Accepted event types; an absent type counts as ``view``."""
+    block_event_types: list[str]
+    """Event types which say that the user does not want the item: it is never recommended to them,
+    and the event is no part of the history."""
+    markets: list[str]
+    """Accepted markets; the first is that of users whose events name none. Empty: events' and items'
+    markets are not looked at."""
     max_late_days: int
     """Events delivered up to this many days after the day they happened are merged in their order;
     later ones are quarantined. The first delivered day may bring events of any age."""
@@ -28,6 +35,8 @@ class NightConfig:
     """Items recommended to each user."""
     exclude_seen: bool
     """Never recommend what the user has met."""
+    max_per_category: int
+    """Items of one category in a list; 0 for any number. Items without a category are not counted."""
     carry_over: bool
     """Rank only the users whose history or choice changed since the last published day."""
     partitions: int
@@ -42,26 +51,46 @@ class NightConfig:
     """Runs that a day's table was before and that stay, to roll back to."""
     keep_days: int
     """Days whose state stays to be extended; of older ones the quarantine and the counts stay."""
+    sinks: list[str]
+    """Copies of the published tables, which follow them after ``publish``: ``postgresql://…`` without
+    a password, ``delta:FOLDER``. The jobs do not read them."""
+    band_nights: int
+    """Nights before the night's own whose median a figure is held against."""
+    bands: dict[str, dict[str, float]]
+    """When a figure of ``metrics_daily`` is warned of, by its name: ``least`` and ``most`` are limits,
+    ``change`` is the share that it may differ from the median of the nights before."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
+    promotion: dict[str, Any]
+    """Whether a challenger becomes champion, see ``recbole_llm/judge.py``; the jobs do not read it."""
 
     def __post_init__(self) -> None:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
+                               ("block_event_types", list), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
-                               ("training", dict)):  # fmt: skip
+                               ("sinks", list), ("bands", dict), ("training", dict),
+                               ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
         for name, least in (("max_late_days", 0), ("max_daily_events", 1), ("max_history", 1),
-                            ("k", 1), ("partitions", 1), ("users_per_batch", 1), ("keep_runs", 0),
-                            ("keep_days", 1)):  # fmt: skip
+                            ("k", 1), ("max_per_category", 0), ("partitions", 1),
+                            ("users_per_batch", 1), ("keep_runs", 0), ("keep_days", 1),
+                            ("band_nights", 1)):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+        for name in ("event_types", "block_event_types", "markets"):
+            values = getattr(self, name)
+            if len(set(values)) != len(values) or not all(isinstance(v, str) and v for v in values):
+                raise ConfigError(f"{name} must hold different names, got {values!r}")
+        if both := sorted(set(self.event_types) & set(self.block_event_types)):
+            raise ConfigError(f"event types {both} stand in event_types and block_event_types")
         for name in ("max_fallback_share", "max_row_change"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+        check_bands(self.bands)
 
 
 def load_night_config(path: Path) -> NightConfig:

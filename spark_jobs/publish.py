@@ -8,87 +8,41 @@ import datetime
 import logging
 import sys
 import time
-from dataclasses import asdict, dataclass
-
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as f
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from recbole_llm.errors import AuditError
 from recbole_llm.published import publish_run
 from recbole_llm.warehouse import Warehouse
-from spark_jobs import schemas
 from spark_jobs.attempts import flush_files, prune_runs
+from spark_jobs.audit import Audit, Promise, audit_run
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_job
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Audit:
-    """What stands in a run's files; every ``bad_`` count must be 0."""
-
-    n_rows: int
-    n_users: int
-    n_fallback_users: int
-    bad_absent_users: int
-    """Active users without a recommendation."""
-    bad_stranger_users: int
-    """Users in the table who are not active."""
-    bad_rank_users: int
-    """Users whose ranks are not exactly 1..K."""
-    bad_repeat_users: int
-    """Users with an item twice."""
-    bad_score_users: int
-    """Users with a score that is not finite, or that rises with the rank."""
-    bad_seen_users: int
-    """Users who are recommended what they have met."""
-    bad_unavailable_item_rows: int
-    """Rows whose item is not in the day's catalogue, or not available."""
-
-
-def audit_table(
-    table: DataFrame, sequences: DataFrame, items: DataFrame, k: int, exclude_seen: bool
-) -> Audit:
-    """Hold a table against the features that it was made from.
+def promise_of(run: dict[str, Any], root: Path) -> Promise:
+    """What a run's table should hold to, by the manifest of its scoring.
 
     Args:
-        table: schema ``RECOMMENDATIONS``.
-        sequences: schema ``SEQUENCES``, one row an active user.
-        items: schema ``ITEMS``, the day's catalogue.
-        k: rows each user must have.
-        exclude_seen: whether a met item is a fault.
+        run: ``scored.json``, or a day of the pointer.
+        root: the warehouse's.
     """
-    per_user = table.groupBy("user_id").agg(
-        f.sort_array(f.collect_list(f.struct("rank", "score", "item_id"))).alias("rows"),
-        f.max((f.col("reason") == schemas.REASON_POPULAR).cast("int")).alias("is_fallback"),
+    settings = run["settings"]
+    return Promise(
+        items=str(root / run["features_path"] / "items"),
+        k=run["k"],
+        exclude_seen=settings["exclude_seen"],
+        max_per_category=settings["max_per_category"],
+        markets=settings["markets"],
+        labels={
+            "ds": datetime.date.fromisoformat(run["ds"]),
+            "run_id": run["run_id"],
+            "model_version": run["model_version"],
+        },
     )
-    # Both sides are unique in user_id.
-    joined = sequences.select("user_id", "item_ids").join(per_user, on="user_id", how="full")
-    scores = f.col("rows.score")
-    is_bad_score = f.exists(scores, lambda s: f.isnan(s) | (f.abs(s) == float("inf"))) | (
-        scores != f.reverse(f.array_sort(scores))
-    )
-    in_table = f.col("rows").isNotNull()
-    ranks = f.array(*[f.lit(rank).cast("smallint") for rank in range(1, k + 1)])
-    item_ids = f.col("rows.item_id")
-    flags = {
-        "n_users": in_table,
-        "n_fallback_users": f.col("is_fallback") == 1,
-        "bad_absent_users": ~in_table,
-        "bad_stranger_users": f.col("item_ids").isNull(),
-        "bad_rank_users": f.col("rows.rank") != ranks,
-        "bad_repeat_users": f.size(f.array_distinct(item_ids)) != f.size(item_ids),
-        "bad_score_users": is_bad_score,
-        "bad_seen_users": f.lit(exclude_seen) & f.arrays_overlap(item_ids, f.col("item_ids")),
-    }
-    row = joined.agg(
-        *(f.coalesce(f.sum(flag.cast("bigint")), f.lit(0)).alias(n) for n, flag in flags.items())
-    ).first()
-    assert row is not None
-    on_sale = items.where("available").select("item_id")
-    strange = table.join(on_sale, on="item_id", how="left_anti").count()
-    return Audit(n_rows=table.count(), bad_unavailable_item_rows=strange, **row.asDict())
 
 
 def find_faults(audit: Audit, config: NightConfig, rows_before: int | None) -> list[str]:
@@ -127,16 +81,13 @@ def publish(job: Job) -> None:
         AuditError: with the numbers; the run is recorded as failed and nothing else changes.
     """
     started = time.monotonic()
-    warehouse, spark = job.warehouse, job.spark
+    warehouse = job.warehouse
     run = warehouse.scored_manifest(job.day)
-    features = warehouse.root / run["features_path"]
-    table = spark.read.schema(schemas.RECOMMENDATIONS).parquet(str(warehouse.root / run["path"]))
-    audit = audit_table(
-        table.persist(),
-        spark.read.parquet(str(features / "sequences")),
-        spark.read.parquet(str(features / "items")),
-        run["k"],
-        job.config.exclude_seen,
+    audit = audit_run(
+        job.spark,
+        warehouse.root / run["path"],
+        warehouse.root / run["features_path"] / "sequences",
+        promise_of(run, warehouse.root),
     )
     faults = find_faults(audit, job.config, _rows_before(warehouse, job.day))
     record = {

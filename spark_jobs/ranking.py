@@ -20,32 +20,23 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import torch
 from numpy.typing import NDArray
 from pyspark.core.broadcast import Broadcast
 
-from recbole_llm.errors import DataError
-from recbole_llm.scoring import Scorer, load_scorer
+from recbole_llm.scoring import Rules, Scorer, load_scorer
 from spark_jobs.carry_over import Base, find_carried
+from spark_jobs.catalogue import Catalogue, Popular
 from spark_jobs.schemas import (
     REASON_MODEL,
-    REASON_POPULAR,
     RECOMMENDATIONS_ARROW,
     SCORED_FILES_ARROW,
 )
 
+_OF_USERS = ["user_id", "item_ids", "blocked_ids", "market"]
 _REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
-
-
-@dataclass(frozen=True)
-class Catalogue:
-    """What may be recommended on a day, and what stands already; broadcast, for it grows."""
-
-    eligible: list[str]
-    """Items of the day's catalogue."""
-    popular: list[tuple[str, float]]
-    """Items by falling share of all events, enough of them to fill any user's fallback."""
-    base: Base | None
-    """The run to carry over from."""
+USERS_TO_READ = 500
+"""Users of a row group of the table, which a lookup reads for one of them."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +51,14 @@ class RankingTask:
     model_version: str
     k: int
     exclude_seen: bool
+    max_per_category: int
+    default_market: str
+    """Of users whose events name none; empty where there is one market only."""
     users_per_batch: int
     generated_at: datetime.datetime
     catalogue: Broadcast[Catalogue]
+    base: Broadcast[Base | None]
+    """The run to carry over from."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +76,40 @@ class Lists:
 class Ranker:
     """A loaded model, and a day's catalogue in its terms."""
 
-    def __init__(self, scorer: Scorer, catalogue: Catalogue) -> None:
+    def __init__(self, scorer: Scorer, catalogue: Catalogue, task: RankingTask) -> None:
         self.scorer = scorer
         self.known = pa.array(scorer.artifact.item_ids, pa.string())
-        self.among = scorer.among(catalogue.eligible)
-        self.popular = catalogue.popular
-        self.base = catalogue.base
+        self.catalogue = catalogue
+        self._task = task
+        self._among = scorer.among(catalogue.items)
+        self._rows = np.array([scorer.row(item) for item in catalogue.items], dtype=np.int64)
+        self._categories = np.full(scorer.n_items + 1, -1, dtype=np.int64)
+        self._categories[self._rows] = catalogue.categories
+        self._categories[0] = -1
+        self._rules: dict[str, Rules] = {}
+        self._popular: dict[str, Popular] = {}
+
+    def rules(self, market: str) -> Rules:
+        """What may stand in the lists of a market's users."""
+        if market not in self._rules:
+            rows = self._rows[self.catalogue.elsewhere[market]]
+            self._rules[market] = Rules(
+                exclude_seen=self._task.exclude_seen,
+                among=self._among,
+                banned=torch.from_numpy(rows[rows > 0]) if len(rows) else None,
+                categories=self._categories,
+                max_per_category=self._task.max_per_category,
+            )
+        return self._rules[market]
+
+    def popular(self, market: str) -> Popular:
+        """What a market's users get where the model has nothing."""
+        if market not in self._popular:
+            task = self._task
+            self._popular[market] = Popular(
+                self.catalogue, market, task.k, task.exclude_seen, task.max_per_category
+            )
+        return self._popular[market]
 
     def rows_of(self, histories: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) the model's rows of all histories' items, 0 for unknown, and (N,) whose each is."""
@@ -103,7 +127,7 @@ def score_files(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterato
     Yields:
         One row a file, schema ``SCORED_FILES_ARROW``.
     Raises:
-        DataError: some user has fewer than K items left.
+        DataError: some user has fewer than K items left even with those met before.
     """
     for batch in batches:
         rows = [score_file(Path(path), task) for path in batch.column("path").to_pylist()]
@@ -114,22 +138,21 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     """Rank the users of one file and write theirs, ``<name>.parquet``; see ``score_files``."""
     ranker = _ranker(task)
     file = pq.ParquetFile(path)
-    everybody = file.read(["user_id", "history_hash"]).combine_chunks()
-    carried = find_carried(ranker.base, everybody["user_id"], everybody["history_hash"], task.k)
+    everybody = file.read(["user_id", "state_hash"]).combine_chunks()
+    carried = find_carried(task.base.value, everybody["user_id"], everybody["state_hash"], task.k)
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
-    with pq.ParquetWriter(staging, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED) as writer:
-        for batch in file.iter_batches(task.users_per_batch, columns=["user_id", "item_ids"]):
-            users, histories = batch.columns
+    with open_table(staging) as writer:
+        for users in file.iter_batches(task.users_per_batch, columns=_OF_USERS):
             starts = carried.starts[n_done : n_done + len(users)]
             n_done += len(users)
-            anew = pa.array(np.flatnonzero(starts < 0))
-            lists, unknown = _rank(users.take(anew), histories.take(anew), ranker, task)
+            anew = np.flatnonzero(starts < 0)
+            lists, unknown = _rank(users.take(anew), ranker, task)
             n_unknown += unknown
             if len(anew) < len(users):
                 lists = _merge(lists, carried.table, starts, task.k)
-            writer.write_batch(_rows(users, lists, task))
+            writer.write_batch(_rows(users["user_id"], lists, task), USERS_TO_READ * task.k)
     os.replace(staging, final)
     return {
         "file": final.name,
@@ -139,26 +162,61 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     }
 
 
-def _rank(
-    users: pa.Array, histories: pa.Array, ranker: Ranker, task: RankingTask
-) -> tuple[Lists, int]:
+def open_table(path: Path) -> pq.ParquetWriter:
+    """A writer of a table's file."""
+    return pq.ParquetWriter(path, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED)
+
+
+def _rank(users: pa.RecordBatch, ranker: Ranker, task: RankingTask) -> tuple[Lists, int]:
     """Lists, and how many items of the histories the model does not know."""
+    if not task.default_market:
+        return _rank_market(users, "", ranker, task)
+    markets = pc.fill_null(users["market"], task.default_market).dictionary_encode()
+    names, numbers = markets.dictionary.to_pylist(), markets.indices.to_numpy()
+    members = [np.flatnonzero(numbers == number) for number in range(len(names))]
+    done = [
+        _rank_market(users.take(those), market, ranker, task)
+        for market, those in zip(names, members, strict=True)
+    ]
+    parts = [lists for lists, _ in done]
+    order = _rows_from(np.argsort(np.concatenate([*members, []])) * task.k, task.k)
+    none = pa.array([], pa.string())
+    together = Lists(
+        pa.concat_arrays([none, *(lists.item_ids for lists in parts)]).take(order),
+        pa.concat_arrays([none.cast(pa.float32()), *(lists.scores for lists in parts)]).take(order),
+        pa.concat_arrays([none, *(lists.reasons for lists in parts)]).take(order),
+    )
+    return together, sum(unknown for _, unknown in done)
+
+
+def _rank_market(
+    users: pa.RecordBatch, market: str, ranker: Ranker, task: RankingTask
+) -> tuple[Lists, int]:
+    """The same for users of one market."""
     k = task.k
-    rows, owners = ranker.rows_of(histories)
-    is_known = rows > 0
+    rows, owners = ranker.rows_of(users["item_ids"])
+    blocked, blockers = ranker.rows_of(users["blocked_ids"])
+    is_known, is_blocked = rows > 0, blocked > 0
     lengths = np.bincount(owners[is_known], minlength=len(users))
-    ranked, scores = ranker.scorer.rank(rows[is_known], lengths, k, task.exclude_seen, ranker.among)
+    ranked, scores = ranker.scorer.rank(
+        rows[is_known], lengths, k, ranker.rules(market),
+        (blockers[is_blocked], blocked[is_blocked]),
+    )  # fmt: skip
     items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
-    reasons = pc.if_else(pa.array((lengths > 0).repeat(k)), REASON_MODEL, REASON_POPULAR)
-    without = np.flatnonzero(lengths == 0)
-    if len(without):
+    reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(len(items), int)))
+    if len(short := np.flatnonzero(ranked[:, -1] == 0)):
         filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
-        for user in without.tolist():
-            seen = histories[user].as_py() if task.exclude_seen else []
-            best = popular_items(users[user].as_py(), seen, ranker.popular, k)
-            filled[user] = [item for item, _ in best]
-            scores[user] = [share for _, share in best]
-        items = pa.array(filled.reshape(-1), pa.string())
+        why = np.full(filled.shape, REASON_MODEL, dtype=object)
+        popular = ranker.popular(market)
+        for user, of_user in zip(short.tolist(), users.take(short).to_pylist(), strict=True):
+            n = int((ranked[user] > 0).sum())
+            more = popular.fill(of_user, filled[user, :n].tolist())
+            filled[user, n:] = [item for item, _, _ in more]
+            why[user, n:] = [reason for _, _, reason in more]
+            scores[user, n:] = [share for _, share, _ in more]
+            # A share says nothing beside a score of the model: it stands no higher than the last.
+            scores[user] = np.minimum.accumulate(scores[user])
+        items, reasons = pa.array(filled.reshape(-1)), pa.array(why.reshape(-1))
     return Lists(items, pa.array(scores.reshape(-1)), reasons), int((~is_known).sum())
 
 
@@ -207,24 +265,6 @@ def _rows(users: pa.Array, lists: Lists, task: RankingTask) -> pa.RecordBatch:
     )
 
 
-def popular_items(
-    user: str, seen: Iterable[str], popular: list[tuple[str, float]], k: int
-) -> list[tuple[str, float]]:
-    """The first ``k`` popular items that the user has not seen.
-
-    Raises:
-        DataError: there are fewer.
-    """
-    seen_ids = set(seen)
-    left = [pair for pair in popular if pair[0] not in seen_ids][:k]
-    if len(left) < k:
-        raise DataError(
-            f"user {user!r} has {len(left)} popular items left, k={k} were asked for; lower k or "
-            "allow repeats"
-        )
-    return left
-
-
 _rankers: dict[tuple[str, str], Ranker] = {}
 
 
@@ -233,7 +273,7 @@ def _ranker(task: RankingTask) -> Ranker:
     key = (task.artifact, task.output)
     if key not in _rankers:
         _rankers.clear()
-        _rankers[key] = Ranker(_scorer(task.artifact), task.catalogue.value)
+        _rankers[key] = Ranker(_scorer(task.artifact), task.catalogue.value, task)
     return _rankers[key]
 
 

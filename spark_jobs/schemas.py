@@ -5,10 +5,10 @@ from pyspark.sql import types as t
 from pyspark.sql.pandas.types import from_arrow_schema
 
 REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
-OPTIONAL_EVENT_COLUMNS = ("rating", "event_type")
+OPTIONAL_EVENT_COLUMNS = ("rating", "event_type", "market")
 EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
 ITEM_COLUMNS = ("item_id", "title", "category", "description")
-RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available")
+RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available", "markets")
 
 # Every event that was read, typed, with what is wrong with it.
 CHECKED_EVENTS = t.StructType(
@@ -17,6 +17,10 @@ CHECKED_EVENTS = t.StructType(
         t.StructField("item_id", t.StringType()),
         # Unix seconds, UTC.
         t.StructField("timestamp", t.LongType()),
+        # Whether it says that the user does not want the item.
+        t.StructField("is_block", t.BooleanType()),
+        # Where it happened; null where it does not say.
+        t.StructField("market", t.StringType()),
         # The day of its delivery.
         t.StructField("ds", t.DateType()),
         t.StructField("reason", t.StringType()),
@@ -33,8 +37,13 @@ SEQUENCES = t.StructType(
         t.StructField("timestamps", t.ArrayType(t.LongType(), containsNull=True)),
         t.StructField("n_events", t.LongType()),
         t.StructField("n_duplicates", t.LongType()),
-        # Of item_ids: equal histories have equal ones.
-        t.StructField("history_hash", t.LongType()),
+        # What the user does not want, sorted.
+        t.StructField("blocked_ids", t.ArrayType(t.StringType(), containsNull=True)),
+        # That of the newest event which names one, and that event's time.
+        t.StructField("market", t.StringType()),
+        t.StructField("market_at", t.LongType()),
+        # Of item_ids, blocked_ids and market: equal ones mean equal lists.
+        t.StructField("state_hash", t.LongType()),
     ]
 )
 
@@ -49,6 +58,8 @@ ITEMS = t.StructType(
         t.StructField("first_seen", t.DateType()),
         # Whether the newest catalogue holds it and does not say otherwise.
         t.StructField("available", t.BooleanType()),
+        # Where it may be recommended, sorted; empty for everywhere.
+        t.StructField("markets", t.ArrayType(t.StringType(), containsNull=True)),
     ]
 )
 
@@ -58,6 +69,7 @@ RECENT = t.StructType(
         t.StructField("user_id", t.StringType()),
         t.StructField("item_id", t.StringType()),
         t.StructField("timestamp", t.LongType()),
+        t.StructField("is_block", t.BooleanType()),
     ]
 )
 
@@ -110,5 +122,10 @@ SCORED_FILES_ARROW = pa.schema(
 )
 SCORED_FILES = from_arrow_schema(SCORED_FILES_ARROW)
 
+# Why an item stands in a list. A list may begin with the model's and be filled up with the others.
 REASON_MODEL = "model"
 REASON_POPULAR = "popular"
+# Popular, of a category that has its share already.
+REASON_UNCAPPED = "uncapped"
+# Popular, and met before: nothing else is left.
+REASON_REPEAT = "repeat"

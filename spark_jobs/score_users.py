@@ -11,12 +11,11 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
+import numpy as np
 from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError, RecboleLlmError
@@ -25,34 +24,12 @@ from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
 from spark_jobs.attempts import prune_runs
 from spark_jobs.carry_over import Base
+from spark_jobs.catalogue import Catalogue, available_items, read_catalogue
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_job
-from spark_jobs.ranking import Catalogue, RankingTask, score_files
+from spark_jobs.ranking import RankingTask, score_files
 
 _log = logging.getLogger(__name__)
-
-
-def read_catalogue(features: Path, n_popular: int, base: Base | None) -> Catalogue:
-    """Take the day's available items to the driver, to be broadcast.
-
-    Args:
-        features: a finished attempt; its ``items`` are read.
-        n_popular: how many popular items to keep.
-        base: passed on.
-    """
-    items = _available(features).sort_by([("n_events", "descending"), ("item_id", "ascending")])
-    eligible, counts = items["item_id"].to_pylist(), items["n_events"].to_pylist()
-    total = sum(counts) or 1
-    return Catalogue(
-        eligible=eligible,
-        popular=[(item, n / total) for item, n in zip(eligible, counts[:n_popular], strict=False)],
-        base=base,
-    )
-
-
-def _available(features: Path) -> pa.Table:
-    columns = ["item_id", "n_events"]
-    return pq.read_table(features / "items", columns=columns, filters=pc.field("available"))
 
 
 def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) -> Base | None:
@@ -73,13 +50,21 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
         or not (state / "sequences").is_dir()
     ):
         return None
+    known = set(artifact.item_ids)
     then, now = (
-        set(_available(folder)["item_id"].to_pylist()) & set(artifact.item_ids)
+        {each for each in _choice(folder, job.config) if each[0] in known}
         for folder in (state, root / features["path"])
     )
     if now - then:
         return None
-    return Base(str(table), str(state / "sequences"), sorted(then - now))
+    return Base(str(table), str(state / "sequences"), sorted(item for item, *_ in then - now))
+
+
+def _choice(features: Path, config: NightConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """The available items, with what the rules look at."""
+    for item in available_items(features).to_pylist():
+        category = item["category"] if config.max_per_category else ""
+        yield item["item_id"], category, tuple(item["markets"]) if config.markets else ()
 
 
 def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
@@ -88,6 +73,8 @@ def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
         "model_version": artifact.model_version,
         "k": config.k,
         "exclude_seen": config.exclude_seen,
+        "max_per_category": config.max_per_category,
+        "markets": config.markets,
     }
 
 
@@ -122,6 +109,24 @@ def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
         )
 
 
+def _check_choice(catalogue: Catalogue, artifact: Artifact, k: int, day: str) -> None:
+    known = set(artifact.item_ids)
+    for market, elsewhere in catalogue.elsewhere.items():
+        of_market = f" in the market {market!r}" if market else ""
+        here = np.delete(np.arange(len(catalogue.items)), elsewhere)
+        n_known = sum(catalogue.items[place] in known for place in here.tolist())
+        if len(here) < k:
+            raise DataError(
+                f"k={k}, but the catalogue of {day} has {len(here)} available items{of_market}; "
+                "lower k or deliver the whole catalogue"
+            )
+        if n_known < k:
+            _log.warning(
+                "the model %s knows %d of the %d available items%s: lists are filled up with popular "
+                "ones; train on this catalogue", artifact.model_version, n_known, len(here), of_market,
+            )  # fmt: skip
+
+
 def score(job: Job) -> None:
     """Score one day, from its features to a run folder and its row in ``runs``."""
     started_at = datetime.datetime.now(datetime.UTC)
@@ -138,14 +143,8 @@ def score(job: Job) -> None:
 
     path = warehouse.root / features["path"]
     base = find_run_to_carry(job, artifact, features)
-    catalogue = read_catalogue(path, config.k + config.max_history, base)
-    n_rankable = len(set(artifact.item_ids) & set(catalogue.eligible))
-    if n_rankable < config.k:
-        raise DataError(
-            f"k={config.k}, but the model {artifact.model_version} knows {n_rankable} of the "
-            f"{len(catalogue.eligible)} items in the catalogue of {job.day}; train on this "
-            "catalogue or lower k"
-        )
+    catalogue = read_catalogue(path, config.markets)
+    _check_choice(catalogue, artifact, config.k, job.day)
     settings = run_settings(artifact, config)
     run_id = make_run_id(job.day, features["fingerprint"], settings)
     attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
@@ -159,11 +158,14 @@ def score(job: Job) -> None:
         model_version=artifact.model_version,
         k=config.k,
         exclude_seen=config.exclude_seen,
+        max_per_category=config.max_per_category,
+        default_market=config.markets[0] if config.markets else "",
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.
         generated_at=datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)
         + datetime.timedelta(days=1),
         catalogue=spark.sparkContext.broadcast(catalogue),
+        base=spark.sparkContext.broadcast(base),
     )
     files = sorted(str(file) for file in (path / "sequences").glob("*.parquet"))
     scored = score_sequences(spark, files, task)

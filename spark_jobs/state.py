@@ -1,8 +1,8 @@
 """What is known of users and items: state(D) = merge(state(D-1), events(D)).
 
 Three tables: ``sequences`` (a user's newest items), ``items`` (the catalogue, who has met what how
-often) and ``recent`` (the events that a late copy could still repeat). Merging days one by one or
-all at once gives the same rows.
+often) and ``recent`` (the day's events, and those that a late copy could still repeat). Merging
+days one by one or all at once gives the same rows.
 """
 
 import datetime
@@ -15,7 +15,7 @@ from pyspark.sql import functions as f
 from spark_jobs import schemas
 from spark_jobs.cleaning import UNKNOWN_ITEM
 
-_EVENT = ["user_id", "item_id", "timestamp"]
+_EVENT = ["user_id", "item_id", "timestamp", "is_block"]
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,21 @@ def merge_items(
     seen = f.col("ds")
     if first_ds is not None:
         seen = f.when(f.col("ds") == f.lit(days[0]), f.lit(first_ds)).otherwise(seen)
-    texts = schemas.ITEM_COLUMNS[1:]
+    told = (*schemas.ITEM_COLUMNS[1:], "markets")
     newest = catalogue.groupBy("item_id").agg(
-        f.max_by(f.struct(*texts), "ds").alias("new"),
+        f.max_by(f.struct(*told), "ds").alias("new"),
         f.min(seen).alias("seen"),
         f.max_by(f.col("available") & (f.col("ds") == f.lit(days[-1])), "ds").alias("on_sale"),
     )
     is_new = f.col("new").isNotNull()
-    return items.join(newest, on="item_id", how="full").select(
+    merged = items.join(newest, on="item_id", how="full").select(
         "item_id",
-        *(f.when(is_new, f.col("new")[name]).otherwise(f.col(name)).alias(name) for name in texts),
+        *(f.when(is_new, f.col("new")[name]).otherwise(f.col(name)).alias(name) for name in told),
         f.coalesce("n_events", f.lit(0)).cast("bigint").alias("n_events"),
         f.coalesce("first_seen", "seen").alias("first_seen"),
         f.coalesce("on_sale", f.lit(False)).alias("available"),
     )
+    return merged.select(schemas.ITEMS.fieldNames())
 
 
 def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date) -> DataFrame:
@@ -93,18 +94,21 @@ def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date)
         recent: schema ``RECENT``, the state before.
         first_ds: the first delivered day, of which nothing is late.
     Returns:
-        ``user_id``, ``item_id``, ``timestamp``; ``is_new``, false where the state knew it;
-        ``is_late``, delivered after its day; ``n_copies``, rows that said it again.
+        ``user_id``, ``item_id``, ``timestamp``, ``is_block``; ``market``, of the copy that came
+        first; ``is_new``, false where the state knew it; ``is_late``, delivered after its day;
+        ``n_copies``, rows that said it again.
     """
     accepted = events.where(f.col("reason").isNull())
-    once = accepted.groupBy(*_EVENT).agg(f.count("*").alias("rows"), f.min("ds").alias("ds"))
+    first = f.min(f.struct("ds", "market"))
+    once = accepted.groupBy(*_EVENT).agg(f.count("*").alias("rows"), first.alias("first"))
     known = recent.withColumn("is_known", f.lit(True))
     is_new = f.col("is_known").isNull()
-    day = f.to_date(f.timestamp_seconds("timestamp"))
+    day, delivered = f.to_date(f.timestamp_seconds("timestamp")), f.col("first.ds")
     return once.join(known, on=_EVENT, how="left").select(
         *_EVENT,
+        f.col("first.market").alias("market"),
         is_new.alias("is_new"),
-        (is_new & (day < f.col("ds")) & (f.col("ds") != f.lit(first_ds))).alias("is_late"),
+        (is_new & (day < delivered) & (delivered != f.lit(first_ds))).alias("is_late"),
         (f.col("rows") - is_new.cast("bigint")).alias("n_copies"),
     )
 
@@ -112,7 +116,7 @@ def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date)
 def extend_sequences(
     sequences: DataFrame, arrivals: DataFrame, events: DataFrame, max_history: int
 ) -> DataFrame:
-    """One row a user: what they met, oldest first, ties by item id.
+    """One row a user: what they met, oldest first, ties by item id; what they blocked, and where.
 
     A user whose only well-formed events name unknown items has an empty sequence, so that they get
     a recommendation too.
@@ -125,9 +129,13 @@ def extend_sequences(
     Returns:
         Schema ``SEQUENCES``.
     """
-    news = f.when(f.col("is_new"), f.struct("timestamp", "item_id"))
+    is_new, is_block = f.col("is_new"), f.col("is_block")
+    said = f.struct(f.col("timestamp").alias("at"), "market")
     arrived = arrivals.groupBy("user_id").agg(
-        f.collect_list(news).alias("news"),  # leaves nulls out
+        # Those that collect leave nulls out.
+        f.collect_list(f.when(is_new & ~is_block, f.struct("timestamp", "item_id"))).alias("news"),
+        f.collect_set(f.when(is_new & is_block, f.col("item_id"))).alias("blocks"),
+        f.max(f.when(is_new & f.col("market").isNotNull(), said)).alias("place"),
         f.count_if("is_new").alias("n_news"),
         f.sum("n_copies").alias("n_copies"),
     )
@@ -140,7 +148,11 @@ def extend_sequences(
     none = f.array().cast(kind)
     history = f.sort_array(f.concat(f.coalesce(before, none), f.coalesce("news", none)))
     history = f.slice(history, -f.least(f.size(history), f.lit(max_history)), max_history)
-    extended = joined.withColumn("history", f.when(f.size("news") > 0, history))
+    place = f.struct(f.col("market_at").alias("at"), "market")
+    place = f.greatest(f.when(f.col("market").isNotNull(), place), f.col("place"))
+    nobody = f.array().cast("array<string>")
+    blocked = f.array_union(f.coalesce("blocked_ids", nobody), f.coalesce("blocks", nobody))
+    extended = joined.withColumns({"history": f.when(f.size("news") > 0, history), "place": place})
     return extended.select(
         "user_id",
         _first(f.col("history.item_id"), f.col("item_ids"), "array<string>").alias("item_ids"),
@@ -149,12 +161,16 @@ def extend_sequences(
         ),
         _sum("n_events", "n_news").alias("n_events"),
         _sum("n_duplicates", "n_copies").alias("n_duplicates"),
-    ).withColumn("history_hash", f.xxhash64("item_ids"))
+        f.array_sort(blocked).alias("blocked_ids"),
+        f.col("place.market").alias("market"),
+        f.col("place.at").alias("market_at"),
+    ).withColumn("state_hash", f.xxhash64("item_ids", "blocked_ids", "market"))
 
 
 def count_events(items: DataFrame, arrivals: DataFrame) -> DataFrame:
     """Add the new events to each item's number; schema ``ITEMS``."""
-    news = arrivals.where("is_new").groupBy("item_id").agg(f.count("*").alias("n_news"))
+    met = arrivals.where("is_new AND NOT is_block")
+    news = met.groupBy("item_id").agg(f.count("*").alias("n_news"))
     names = [field.name for field in schemas.ITEMS]
     return (
         items.join(news, on="item_id", how="left")
@@ -166,8 +182,8 @@ def count_events(items: DataFrame, arrivals: DataFrame) -> DataFrame:
 def keep_recent(
     recent: DataFrame, arrivals: DataFrame, day: datetime.date, max_late_days: int
 ) -> DataFrame:
-    """The events that a row delivered after ``day`` may repeat; schema ``RECENT``."""
-    oldest = day + datetime.timedelta(days=1 - max_late_days)
+    """The day's events, and those that a row delivered later may repeat; schema ``RECENT``."""
+    oldest = day + datetime.timedelta(days=1 - max(max_late_days, 1))
     from_s = int(datetime.datetime(oldest.year, oldest.month, oldest.day,
                                    tzinfo=datetime.UTC).timestamp())  # fmt: skip
     both = recent.unionByName(arrivals.where("is_new").select(*_EVENT))

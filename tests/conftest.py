@@ -1,13 +1,14 @@
 """Fixtures that several folders of tests share."""
 
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from recbole_llm.config_files import load_yaml
 from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import CYCLE, random_artifact, write_events
@@ -91,11 +92,7 @@ def night_runner(spark: Any, root: Path, config_file: Path) -> Any:
     def run(
         day: str = "2024-05-02", steps: Any = (prepare, score, publish), **settings: Any
     ) -> Warehouse:
-        text = config_file.read_text()
-        for key, value in settings.items():
-            lines = [line for line in text.splitlines() if not line.startswith(f"{key}:")]
-            text = "\n".join([f"{key}: {json.dumps(value)}", *lines])
-        config_file.write_text(text)
+        config_file.write_text(yaml.safe_dump({**load_yaml(config_file), **settings}))
         config = load_night_config(config_file)
         for step in steps:
             step(Job(spark, Warehouse(root), config, day))

@@ -4,6 +4,7 @@ Needs torch, numpy and safetensors; neither RecBole nor transformers.
 """
 
 from recbole_llm.scoring.artifact import Artifact, load_artifact, write_artifact
+from recbole_llm.scoring.rules import Rules
 from recbole_llm.scoring.scorer import Scorer, TopK, load_scorer
 
-__all__ = ["Artifact", "Scorer", "TopK", "load_artifact", "load_scorer", "write_artifact"]
+__all__ = ["Artifact", "Rules", "Scorer", "TopK", "load_artifact", "load_scorer", "write_artifact"]

@@ -12,12 +12,16 @@ from torch import Tensor
 
 from recbole_llm.errors import ArtifactError, DataError
 from recbole_llm.layers import RepeatBias, SequenceEncoder, last_states, score_vectors
-from recbole_llm.losses import Adjustments, no_adjustments
+from recbole_llm.losses import Adjustments
 from recbole_llm.scoring.artifact import Artifact, load_artifact
+from recbole_llm.scoring.rules import Rules, first_within_cap
 from recbole_llm.scoring.topk import TopItems
 
 _BATCH = 256
 """Sequences encoded and ranked together."""
+_DEPTH, _DEEPER = 2, 4
+"""Times K items looked at where categories are capped, and times as many again while too few fit."""
+_NO_RULES = Rules()
 
 
 @dataclass(frozen=True)
@@ -105,13 +109,21 @@ class Scorer:
         Raises:
             DataError: fewer than ``k`` items are left for some sequence.
         """
-        choice = eligible
-        if choice is not None and not isinstance(choice, TopItems):
-            choice = self.among(choice)
+        if eligible is None or isinstance(eligible, TopItems):
+            choice = eligible
+        else:
+            choice = self.among(eligible)
         rows = [[self._row[item] for item in seq if item in self._row] for seq in item_seqs]
         lengths = np.array([len(seq) for seq in rows], dtype=np.int64)
         flat = np.array([row for seq in rows for row in seq], dtype=np.int64)
-        ranked, scores = self.rank(flat, lengths, k, exclude_seen, choice)
+        ranked, scores = self.rank(flat, lengths, k, Rules(exclude_seen, choice))
+        n_left = (ranked > 0).sum(axis=1)
+        if (short := n_left[(lengths > 0) & (n_left < k)]).size:
+            n_items = (choice or self._all_items).n_items
+            raise DataError(
+                f"k={k} items were asked for, but {short.min()} of {n_items} eligible items are left "
+                "for a sequence; lower k or allow repeats"
+            )
         ids = self.artifact.item_ids
         return TopK(
             [
@@ -129,8 +141,8 @@ class Scorer:
         rows: NDArray[np.int64],
         lengths: NDArray[np.int64],
         k: int,
-        exclude_seen: bool = True,
-        among: TopItems | None = None,
+        rules: Rules = _NO_RULES,
+        blocked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rank items for sequences of the artifact's rows, one after the other in one array.
 
@@ -138,34 +150,31 @@ class Scorer:
             rows: (sum of lengths,) rows of the item matrix, 1..V-1, each sequence oldest first.
             lengths: (B,) items of each sequence; one without any is not ranked.
             k: items wanted.
-            exclude_seen: leave out what the sequence holds.
-            among: the only items that may be ranked, from ``among``; None allows all.
+            rules: what may stand in a list.
+            blocked: (P,) sequences, not decreasing, and (P,) rows that these may not have.
         Returns:
-            (B, K) rows, best first, and (B, K) scores, not rising; zeros for empty sequences.
-        Raises:
-            DataError: fewer than ``k`` items are left for some sequence.
+            (B, K) rows, best first, and (B, K) scores, not rising. Where fewer are left than wanted,
+            the rest is 0 and minus infinity; so is all of an empty sequence's.
         """
-        choice = among or self._all_items
         ranked = np.zeros((len(lengths), k), dtype=np.int64)
-        scores = np.zeros((len(lengths), k), dtype=np.float32)
+        scores = np.full((len(lengths), k), -np.inf, dtype=np.float32)
         ends = lengths.cumsum()
+        owners, out = blocked if blocked is not None else (rows[:0], rows[:0])
         usable = np.flatnonzero(lengths)
         for start in range(0, len(usable), _BATCH):
             batch = usable[start : start + _BATCH]
             # Sequences between them are empty, so theirs stand together.
             part = rows[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
-            best_scores, best = self._rank(
+            is_here = np.isin(owners, batch)
+            states, adjustments = self._read(
                 torch.from_numpy(part).to(self.device),
                 torch.from_numpy(lengths[batch]).to(self.device),
-                k, exclude_seen, choice,
-            )  # fmt: skip
-            n_left = (best_scores > -torch.inf).sum(1).min()
-            if best.shape[1] < k or n_left < k:
-                raise DataError(
-                    f"k={k} items were asked for, but {int(n_left)} of {choice.n_items} eligible "
-                    "items are left for a sequence; lower k or allow repeats"
-                )
-            ranked[batch], scores[batch] = best.cpu().numpy(), best_scores.cpu().numpy()
+                rules.exclude_seen,
+                torch.from_numpy(np.searchsorted(batch, owners[is_here])).to(self.device),
+                torch.from_numpy(out[is_here]).to(self.device),
+            )
+            best, best_scores = self._best(states, adjustments, k, rules)
+            ranked[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, best_scores
         return ranked, scores
 
     @torch.inference_mode()
@@ -189,20 +198,66 @@ class Scorer:
         states = last_states(self._encoder, self._items, item_seq, recent)
         return score_vectors(states, self._config), item_seq, recent
 
-    def _rank(
-        self, rows: Tensor, lengths: Tensor, k: int, exclude_seen: bool, among: TopItems
-    ) -> tuple[Tensor, Tensor]:
-        """(B, K) scores and rows."""
+    def _read(
+        self, rows: Tensor, lengths: Tensor, exclude_seen: bool, owners: Tensor, blocked: Tensor
+    ) -> tuple[Tensor, Adjustments]:
+        """(B, H) states, and what is added to single scores."""
         states, item_seq, recent = self.encode(rows, lengths)
         users = torch.arange(len(lengths), device=self.device)
+        out = torch.full(blocked.shape, -torch.inf, device=self.device)
+        taken_out = Adjustments(owners, blocked, out)
         if exclude_seen:
             out = torch.full(rows.shape, -torch.inf, device=self.device)
-            adjustments = Adjustments(users.repeat_interleave(lengths), rows, out)
-        elif self._repeats is not None:
-            adjustments = self._repeats(item_seq, users, recent - 1)
-        else:
-            adjustments = no_adjustments(states)
-        return among(states, adjustments, k)
+            return states, _both(
+                Adjustments(users.repeat_interleave(lengths), rows, out), taken_out
+            )
+        if self._repeats is None:
+            return states, taken_out
+        repeats = self._repeats(item_seq, users, recent - 1)
+        n_items = len(self._items)
+        is_free = ~torch.isin(repeats.rows * n_items + repeats.items, owners * n_items + blocked)
+        return states, _both(Adjustments(*(part[is_free] for part in repeats)), taken_out)
+
+    def _best(
+        self, states: Tensor, adjustments: Adjustments, k: int, rules: Rules
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """(B, K) rows and scores, 0 and minus infinity where fewer are left; or fewer columns."""
+        if not rules.max_per_category or rules.categories is None:
+            return self._top(states, adjustments, k, rules)
+        ranked = np.zeros((len(states), k), dtype=np.int64)
+        best = np.full((len(states), k), -np.inf, dtype=np.float32)
+        todo, depth = np.arange(len(states)), _DEPTH * k
+        while len(todo):
+            which = torch.from_numpy(todo).to(self.device)
+            rows, scores = self._top(states[which], _of(adjustments, which), depth, rules)
+            taken, n_taken = first_within_cap(
+                rules.categories[rows], rows > 0, rules.max_per_category, k
+            )
+            width = taken.shape[1]
+            is_item = np.arange(width) < n_taken[:, None]
+            ranked[todo, :width] = np.where(is_item, np.take_along_axis(rows, taken, 1), 0)
+            best[todo, :width] = np.where(is_item, np.take_along_axis(scores, taken, 1), -np.inf)
+            is_done = (n_taken == k) | (rows[:, -1] == 0) | (rows.shape[1] < depth)
+            todo, depth = todo[~is_done], depth * _DEEPER
+        return ranked, best
+
+    def _top(
+        self, states: Tensor, adjustments: Adjustments, k: int, rules: Rules
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        choice = rules.among or self._all_items
+        scores, rows = choice(states, adjustments, k, rules.banned)
+        return (rows * (scores > -torch.inf)).cpu().numpy(), scores.cpu().numpy()
+
+
+def _both(first: Adjustments, second: Adjustments) -> Adjustments:
+    return Adjustments(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
+
+
+def _of(adjustments: Adjustments, states: Tensor) -> Adjustments:
+    """What is added to the scores of some states, in ascending order, alone."""
+    place = torch.searchsorted(states, adjustments.rows).clamp(max=len(states) - 1)
+    is_of = states[place] == adjustments.rows
+    return Adjustments(place[is_of], adjustments.items[is_of], adjustments.values[is_of])
 
 
 def load_scorer(path: Path | str, device: str = "cpu") -> Scorer:

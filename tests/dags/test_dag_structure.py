@@ -22,8 +22,11 @@ SPARK_JOBS = {
     ("nightly_features", "prepare_features"),
     ("nightly_recommendations", "score_users"),
     ("nightly_recommendations", "publish"),
+    ("nightly_recommendations", "measure_night"),
 }
 TRAINING_JOBS = {("nightly_recommendations", "ensure_champion"), ("weekly_training", "train")}
+
+SINKS = {("nightly_recommendations", "sync_sinks")}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,9 @@ def test_tasks_and_edges(dags: Any) -> None:
         "nightly_recommendations": {
             "ensure_champion": {"score_users"},
             "score_users": {"publish"},
-            "publish": set(),
+            "publish": {"measure_night", "sync_sinks"},
+            "measure_night": set(),
+            "sync_sinks": set(),
         },
         "weekly_training": {"train": set()},
     }
@@ -83,6 +88,13 @@ def test_each_dag_says_how_it_runs(dags: Any) -> None:
         assert dag.max_active_runs == 1
         assert dag.tags
         assert dag.doc_md.startswith("### ")
+        assert dag.dag_display_name != dag.dag_id
+        assert dag.deadline[0].reference.reference_name == "DagRunQueuedAtDeadline"
+        assert dag.deadline[0].callback.path == "night_alerts.tell_late"
+        assert dag.params["ds"] is None
+        for task in dag.tasks:
+            assert task.owner == "recommendations"
+            assert task.doc_md
 
 
 def test_limits_of_each_task(dags: Any) -> None:
@@ -93,12 +105,48 @@ def test_limits_of_each_task(dags: Any) -> None:
     }
     delay = timedelta(seconds=30)
     assert found == {
-        "prepare_features": (2, delay, timedelta(hours=2), "nightly_spark"),
-        "ensure_champion": (2, delay, timedelta(hours=12), "default_pool"),
-        "score_users": (2, delay, timedelta(hours=4), "nightly_spark"),
-        "publish": (2, delay, timedelta(hours=1), "nightly_spark"),
-        "train": (2, delay, timedelta(hours=12), "default_pool"),
+        "prepare_features": (2, delay, timedelta(hours=2), "one_machine"),
+        "ensure_champion": (2, delay, timedelta(hours=12), "one_machine"),
+        "score_users": (2, delay, timedelta(hours=4), "one_machine"),
+        "publish": (2, delay, timedelta(hours=1), "one_machine"),
+        "sync_sinks": (2, delay, timedelta(hours=2), "default_pool"),
+        "measure_night": (2, delay, timedelta(hours=1), "one_machine"),
+        "train": (2, delay, timedelta(hours=12), "one_machine"),
     }
+
+
+def test_the_pool_exists_and_runs_one_task_at_a_time(dags: Any) -> None:
+    pools = json.loads((HOME / "dags" / "pools.json").read_text())
+    named = {task.pool for dag in dags.values() for task in dag.tasks} - {"default_pool"}
+    assert named == set(pools)
+    assert [pool["slots"] for pool in pools.values()] == [1]
+
+
+@pytest.mark.parametrize("day", ["2024-5-1", "20240501", "2024-02-30", "yesterday", 20240501])
+def test_the_trigger_form_takes_days_alone(dags: Any, day: Any) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    for dag in dags.values():
+        dag.params.validate()
+        param = dag.params.get_param("ds")
+        assert param.resolve(DAY) == DAY
+        with pytest.raises(ParamValidationError):
+            param.resolve(day)
+    with pytest.raises(ParamValidationError):
+        dags["weekly_training"].params.get_param("cold").resolve("yes")
+
+
+def test_a_run_without_a_partition_passes_its_day_on(dags: Any) -> None:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+
+    task = dags["nightly_features"].get_task("prepare_features")
+    for key, passed_on in ((None, {DAY}), ("2024-05-02", set())):
+        events = OutletEventAccessors()
+        context = {
+            "task": task, "outlet_events": events, "partition_key": key, "params": {"ds": DAY}
+        }  # fmt: skip
+        task._post_execute_hook(context, None)
+        assert events[task.outlets[0]].partition_keys == passed_on
 
 
 def test_assets_link_the_halves_of_a_night(dags: Any) -> None:
@@ -108,7 +156,11 @@ def test_assets_link_the_halves_of_a_night(dags: Any) -> None:
         for task in dag.tasks
         if task.outlets
     }
-    assert outlets == {"prepare_features": ["features"], "publish": ["recommendations"]}
+    assert outlets == {
+        "prepare_features": ["features"],
+        "publish": ["recommendations"],
+        "measure_night": ["metrics_daily"],
+    }
     waits_for = dags["nightly_recommendations"].schedule.asset_condition
     assert waits_for.name == "features"
 
@@ -140,9 +192,20 @@ def test_a_schedule_takes_a_day_that_is_over(
     assert (info.run_after, info.partition_key) == (expected, key)
 
 
+def test_a_backfill_has_both_its_days(dags: Any) -> None:
+    from airflow.serialization.encoders import coerce_to_core_timetable
+
+    timetable = coerce_to_core_timetable(dags["nightly_features"].schedule)
+    first, last = (datetime.datetime(2024, 5, day, tzinfo=datetime.UTC) for day in (30, 31))
+    infos = list(timetable.iter_partition_dagrun_infos(earliest=first, latest=last))
+    assert [info.partition_key for info in infos] == ["2024-05-30", "2024-05-31"]
+    for info in infos:  # else a backfill would not see the run that was triggered for the day
+        assert info.partition_date == timetable.resolve_partition_date(info.partition_key)
+
+
 def test_a_spark_job_is_submitted_for_the_partition(dags: Any) -> None:
     for template in _tasks(dags, SPARK_JOBS):
-        task = _render(template, partition_key=DAY, params={"ds": None})
+        task = _render(template, partition_key=DAY, params={"ds": None, "cold": False})
         assert task.application == f"/home of it/spark_jobs/{task.task_id}.py"
         assert task.application_args == [
             "--warehouse", "/data", "--config", "/night.yaml", "--day", DAY,
@@ -160,22 +223,43 @@ def test_a_spark_job_is_submitted_for_the_partition(dags: Any) -> None:
         }
 
 
+@pytest.mark.parametrize("context", [{"partition_key": DAY, "params": {}}, {"params": {"ds": DAY}}])
+def test_the_metrics_asset_names_the_report(dags: Any, context: dict[str, Any]) -> None:
+    from airflow.sdk.execution_time.context import OutletEventAccessors
+
+    (task,) = _tasks(dags, {("nightly_recommendations", "measure_night")})
+    events = OutletEventAccessors()
+    task._post_execute_hook({**context, "task": task, "outlet_events": events}, None)
+    (asset,) = task.outlets
+    assert events[asset].extra == {"report": f"/data/reports/ds={DAY}/index.html"}
+
+
+def test_only_the_table_decides_whether_it_is_published(dags: Any) -> None:
+    """Nothing waits for the measuring, which runs only where there is a new table."""
+    (task,) = _tasks(dags, {("nightly_recommendations", "measure_night")})
+    assert task.trigger_rule == "all_success"
+    assert task.downstream_task_ids == set()
+    assert task.upstream_task_ids == {"publish"}
+
+
 def test_a_run_without_a_partition_takes_the_parameter(dags: Any) -> None:
-    context = {"partition_key": None, "params": {"ds": DAY}}
+    context = {"partition_key": None, "params": {"ds": DAY, "cold": False}}
     for task in _tasks(dags, SPARK_JOBS):
         assert _render(task, **context).application_args[-2:] == ["--day", DAY]
     for task in _tasks(dags, TRAINING_JOBS):
         assert _render(task, **context).env["DAY"] == DAY
 
 
-@pytest.mark.parametrize(("task_id", "more"), [("ensure_champion", ["--if-none"]), ("train", [])])
+@pytest.mark.parametrize(
+    ("task_id", "more"), [("ensure_champion", ["--if-none"]), ("train", ["--cold"])]
+)
 @pytest.mark.parametrize("day", [DAY, "$(touch planted) '; touch planted; \""])
 def test_training_gets_its_arguments_whole(
     dags: Any, tmp_path: Path, task_id: str, more: list[str], day: str
 ) -> None:
     """Run the command against a program that prints what it was given."""
     (task,) = [t for t in _tasks(dags, TRAINING_JOBS) if t.task_id == task_id]
-    task = _render(task, partition_key=day, params={"ds": None})
+    task = _render(task, partition_key=day, params={"ds": None, "cold": True})
     assert task.env["RECBOLE_LLM"] == "/venv/bin/recbole-llm"
     show = tmp_path / "show arguments"
     show.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
@@ -191,8 +275,38 @@ def test_training_gets_its_arguments_whole(
     assert not (tmp_path / "planted").exists()
 
 
+@pytest.mark.parametrize("password", ["", "a 'word'; touch planted"])
+def test_sinks_get_the_password_of_the_connection(
+    dags: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, password: str
+) -> None:
+    from airflow.sdk.execution_time.context import ConnectionAccessor
+
+    if password:
+        connection = json.dumps({"conn_type": "postgres", "password": password})
+        monkeypatch.setenv("AIRFLOW_CONN_RECOMMENDATIONS_POSTGRES", connection)
+    monkeypatch.setenv("PGPASSWORD", "the worker's")
+    (task,) = _tasks(dags, SINKS)
+    task = _render(task, partition_key=DAY, params={"ds": None}, conn=ConnectionAccessor())
+    show = tmp_path / "show"
+    show.write_text(
+        f"#!{sys.executable}\nimport json, os, sys\n"
+        "print(json.dumps([*sys.argv[1:], os.environ['PGPASSWORD']]))\n"
+    )
+    show.chmod(0o755)
+    ran = subprocess.run(
+        ["bash", "-c", task.bash_command],
+        env={**os.environ, **task.env, "RECBOLE_LLM": str(show)},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert json.loads(ran.stdout) == [
+        "sync", "--warehouse", "/data", "--config", "/night.yaml", "--day", DAY,
+        password or "the worker's",
+    ]  # fmt: skip
+    assert not (tmp_path / "planted").exists()
+
+
 def test_an_exit_code_of_99_is_a_failure(dags: Any) -> None:
-    for task in _tasks(dags, TRAINING_JOBS):
+    for task in _tasks(dags, TRAINING_JOBS | SINKS):
         assert 99 not in task.skip_on_exit_code
 
 
@@ -216,9 +330,9 @@ def test_only_final_exit_codes_end_a_task_at_once(
     )
     (train,) = _tasks(dags, {("weekly_training", "train")})
     (publish,) = _tasks(dags, {("nightly_recommendations", "publish")})
-    train = _render(train, partition_key=DAY, params={})
+    train = _render(train, partition_key=DAY, params={"cold": False})
     train.bash_command = f"exit {code}"
-    for task in (train, _render(publish, partition_key=DAY, params={})):
+    for task in (train, _render(publish, partition_key=DAY, params={"cold": False})):
         with pytest.raises(Exception, match=rf"code(?: is:)? {code}\.") as failure:
             task.execute({})
         decision = task.retry_policy.evaluate(failure.value, try_number=1, max_tries=2)
@@ -232,8 +346,47 @@ def test_an_error_of_airflow_itself_is_retried(dags: Any) -> None:
     assert decision.action.value == "default"
 
 
+def test_a_timeout_is_tried_again_once_and_a_missing_connection_never(dags: Any) -> None:
+    from airflow.sdk.exceptions import AirflowNotFoundException, AirflowTaskTimeout
+
+    policy = dags["nightly_recommendations"].get_task("publish").retry_policy
+    for error, try_number, action in (
+        (AirflowTaskTimeout(), 1, "default"),
+        (AirflowTaskTimeout(), 2, "fail"),
+        (AirflowNotFoundException("spark_default"), 1, "fail"),
+    ):
+        assert policy.evaluate(error, try_number, max_tries=2).action.value == action
+
+
+def test_alerts_of_late_runs(
+    dags: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A backfill's runs wait and are not late; an address that cannot be posted to hides no alert."""
+    late = dags["nightly_features"].deadline[0].callback
+    module, name = late.path.rsplit(".", 1)
+    tell_late = getattr(sys.modules[module], name)
+    alerts = tmp_path / "there" / "alerts.jsonl"
+    connection = {"conn_type": "http", "host": "file:///etc", "password": "hostname"}
+    monkeypatch.setenv("AIRFLOW_CONN_NIGHT_ALERTS", json.dumps(connection))
+    run = {
+        "run_type": "backfill", "partition_key": DAY, "conf": {}, "dag_id": "nightly_features",
+        "dag_run_id": "a run", "state": "queued",
+    }  # fmt: skip
+    deadline = {"deadline_time": "2024-05-02 05:00:00+00:00"}
+    tell_late(context={"dag_run": run, "deadline": deadline}, alerts=str(alerts))
+    assert not alerts.exists()
+    tell_late(context={"dag_run": {**run, "run_type": "scheduled"}, "deadline": deadline},
+              alerts=str(alerts))  # fmt: skip
+    (line,) = alerts.read_text().splitlines()
+    assert json.loads(line)["text"] == (
+        f"nightly_features for {DAY} was due at 2024-05-02 05:00:00+00:00 and is queued"
+    )
+    assert "could not be posted to night_alerts: ValueError" in caplog.text
+    assert "hostname" not in caplog.text
+
+
 def test_parsing_a_dag_loads_no_heavy_module(tmp_path: Path) -> None:
-    """In a fresh interpreter for each file, as the DAG processor forks one."""
+    """In a fresh interpreter for each DAG, as the DAG processor forks one; they import the others."""
     heavy = ["torch", "pyspark", "pandas", "numpy", "recbole", "recbole_llm", "spark_jobs"]
     parse = (
         "import json, runpy, sys\n"
@@ -241,8 +394,8 @@ def test_parsing_a_dag_loads_no_heavy_module(tmp_path: Path) -> None:
         "runpy.run_path(sys.argv[2])\n"
         "print(json.dumps([name for name in sys.argv[3:] if name in sys.modules]))"
     )
-    files = sorted((HOME / "dags").glob("*.py"))
-    assert len(files) == 4
+    files = sorted((HOME / "dags").glob("*ly_*.py"))
+    assert len(files) == 3
     for file in files:
         ran = subprocess.run(
             [sys.executable, "-c", parse, str(HOME / "dags"), str(file), *heavy],

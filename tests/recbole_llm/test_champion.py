@@ -1,4 +1,4 @@
-"""From features to a champion, on the cycle: the artifact must walk it."""
+"""From features to a champion, on the cycle, and challengers that pass or do not."""
 
 import json
 from pathlib import Path
@@ -7,55 +7,102 @@ import duckdb
 import pytest
 
 from recbole_llm.champion import train_champion
-from recbole_llm.errors import ConfigError
+from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.scoring import load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import CYCLE, walk
 
-DAY = "2024-05-01"
+DAY, NEXT_DAY = "2024-05-20", "2024-05-22"
+_END = 1_716_249_600  # of DAY, 2024-05-21T00:00:00Z
+_RULES = (
+    "promotion: {days: 2, margin: 0.05, confidence: 0.95, min_users: 30, max_users: 100,"
+    " max_events: 5, keep_refused: 1}\n"
+)
 
 
 @pytest.fixture
 def warehouse(tmp_path: Path) -> Warehouse:
+    """Features of two days: on each day of their lives users do a step on the cycle, up to today."""
     warehouse = Warehouse(tmp_path / "w")
-    attempt = warehouse.features(DAY) / "a"
-    for name in ("sequences", "items"):
-        (attempt / name).mkdir(parents=True)
-    sequences = [(f"u{n}", walk(n, 6 + n % 9), list(range(6 + n % 9))) for n in range(36)]
-    items = [(item, f"Film {item}", "", "") for item in CYCLE]
-    with duckdb.connect() as database:
-        for name, columns, rows in (
-            ("sequences", "user_id text, item_ids text[], timestamps bigint[]", sequences),
-            ("items", "item_id text, title text, category text, description text", items),
-        ):
-            database.execute(f"CREATE TABLE {name} ({columns})")
-            marks = ", ".join("?" * len(rows[0]))
-            database.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
-            database.execute(f"COPY {name} TO '{attempt / name}/0.parquet'")
-    path = str(attempt.relative_to(warehouse.root))
-    replace_json(warehouse.features(DAY) / "manifest.json", {"path": path})
+    for day, more in ((DAY, 0), (NEXT_DAY, 2)):
+        attempt = warehouse.features(day) / "a"
+        for name in ("sequences", "items"):
+            (attempt / name).mkdir(parents=True)
+        sequences = []
+        for n in range(36):
+            length = 8 + n % 7 + more
+            seconds = [_END + 86_400 * (step - 8 - n % 7) + 60 for step in range(length)]
+            sequences.append((f"u{n}", walk(n, length), seconds))
+        new = [] if day == DAY else ["new"]
+        items = [(item, f"Film {item}", "", "", True) for item in [*CYCLE, *new]]
+        columns = "item_id text, title text, category text, description text, available boolean"
+        with duckdb.connect() as database:
+            for name, kinds, rows in (
+                ("sequences", "user_id text, item_ids text[], timestamps bigint[]", sequences),
+                ("items", columns, items),
+            ):
+                database.execute(f"CREATE TABLE {name} ({kinds})")
+                marks = ", ".join("?" * len(rows[0]))
+                database.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
+                database.execute(f"COPY {name} TO '{attempt / name}/0.parquet'")
+        path = str(attempt.relative_to(warehouse.root))
+        replace_json(warehouse.features(day) / "manifest.json", {"path": path})
     return warehouse
 
 
-def _config(folder: Path, epochs: int, model: str = "LLMSeqRec") -> Path:
+def _config(folder: Path, epochs: int, model: str = "LLMSeqRec", seed: int = 1) -> Path:
     path = folder / "night.yaml"
     path.write_text(
         f"training: {{model: {model}, item_repr: id, epochs: {epochs}, hidden_size: 16, n_layers: 1,"
-        " learning_rate: 0.02, MAX_ITEM_LIST_LENGTH: 5, train_batch_size: 16}\n"
+        f" seed: {seed}, learning_rate: 0.02, MAX_ITEM_LIST_LENGTH: 5, train_batch_size: 16}}\n"
+        f"exclude_seen: false\n{_RULES}"
     )
     return path
 
 
+def _decision(warehouse: Warehouse, day: str, verdict: str) -> dict[str, object]:
+    found = [json.loads(path.read_text()) for path in warehouse.decisions.glob(f"{day}-*.json")]
+    (decision,) = [each for each in found if each["verdict"] == verdict]
+    return dict(decision)
+
+
 @pytest.mark.slow
-def test_trained_promoted_and_defended(warehouse: Warehouse, tmp_path: Path) -> None:
-    version = train_champion(warehouse, _config(tmp_path, 15), DAY, if_none=True)
+def test_a_champion_and_its_challengers(warehouse: Warehouse, tmp_path: Path) -> None:
+    first = train_champion(warehouse, _config(tmp_path, 15), DAY, if_none=True)
     scorer = load_scorer(warehouse.champion_artifact())
     assert scorer.top_k([["i3", "i4", "i5"]], 1).item_ids == [["i6"]]
     assert scorer.artifact.metadata["data_cut"] == DAY
-    assert json.loads(warehouse.champion.read_text())["model_version"] == version
-    assert train_champion(warehouse, _config(tmp_path, 15), DAY, if_none=True) == version
-    # A training that went wrong does not take over.
-    assert train_champion(warehouse, _config(tmp_path, 0), DAY, if_none=False) == version
+    assert json.loads(warehouse.champion.read_text())["model_version"] == first
+    assert _decision(warehouse, DAY, "first")["cold_because"] == "no champion"
+    assert train_champion(warehouse, _config(tmp_path, 15), DAY, if_none=True) == first
+
+    # A training that went wrong does not take over; of two, the newer one is kept to be looked at.
+    refused = []
+    for seed in (1, 2):
+        config = _config(tmp_path, 0, seed=seed)
+        assert train_champion(warehouse, config, NEXT_DAY, if_none=False, cold=True) == first
+        (note,) = warehouse.artifacts.glob("*/refused.json")
+        refused.append(json.loads(note.read_text()))
+    assert refused[0]["model_version"] != refused[1]["model_version"]
+    assert refused[1]["model_version"] == note.parent.name
+    assert refused[1]["cold_because"] == "asked for"
+    assert refused[1]["n_users"] == 36
+    assert refused[1]["n_events"] == 72  # the champion was not trained on the two days since DAY
+    assert refused[1]["data_cut"] == DAY
+    assert refused[1]["champion_ndcg"] > 0.9 > refused[1]["challenger_ndcg"]
+    assert refused[1]["lower"] < -0.05 * refused[1]["champion_ndcg"]
+    assert refused[1]["reason"].endswith("that the margin allows")
+    assert json.loads(warehouse.champion.read_text())["model_version"] == first
+
+    # One that starts from the champion is as good at once, and knows what is new.
+    second = train_champion(warehouse, _config(tmp_path, 1), NEXT_DAY, if_none=False)
+    decision = _decision(warehouse, NEXT_DAY, "promoted")
+    assert second == decision["model_version"] != first
+    assert (decision["warm_from"], decision["champion_before"]) == (first, first)
+    assert (decision["n_known_items"], decision["n_new_items"]) == (12, 1)
+    assert json.loads(warehouse.champion.read_text())["data_cut"] == DAY
+    assert "new" in load_scorer(warehouse.champion_artifact()).artifact.item_ids
+    assert (warehouse.artifacts / first).is_dir()
 
 
 def test_only_a_model_with_an_artifact_can_be_champion(
@@ -63,3 +110,13 @@ def test_only_a_model_with_an_artifact_can_be_champion(
 ) -> None:
     with pytest.raises(ConfigError, match="must be LLMSeqRec, the model that has an artifact"):
         train_champion(warehouse, _config(tmp_path, 1, "SASRec"), DAY, if_none=False)
+
+
+def test_a_challenger_needs_days_before_those_it_is_judged_by(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    train_champion(warehouse, _config(tmp_path, 0), DAY, if_none=True)
+    config = _config(tmp_path, 0)
+    config.write_text(config.read_text().replace("days: 2", "days: 99"))
+    with pytest.raises(DataError, match="no event to train on"):
+        train_champion(warehouse, config, DAY, if_none=False)

@@ -15,7 +15,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    for command in ("run", "feed", "train", "nightly", "airflow", "lookup", "sql"):
+    for command in ("run", "feed", "train", "nightly", "airflow", "lookup", "sync", "sql"):
         assert f"    {command} " in out
 
 

@@ -33,7 +33,7 @@ def _base(folder: Path, withdrawn: list[str], ranks: list[int] | None = None) ->
         "reason": ["model"] * 4 + ["popular"] * 2 + ["model"] * 2,
     }
     pq.write_table(pa.table(table), folder / "table" / "0.parquet")
-    state = pa.table({"user_id": ["a", "c", "e", "g"], "history_hash": [1, 3, 5, 7]})
+    state = pa.table({"user_id": ["a", "c", "e", "g"], "state_hash": [1, 3, 5, 7]})
     pq.write_table(state.slice(0, 3), folder / "sequences" / "0.parquet")
     pq.write_table(state.slice(3), folder / "sequences" / "1.parquet")
     return Base(str(folder / "table"), str(folder / "sequences"), withdrawn)

@@ -2,7 +2,7 @@
 
 import datetime
 import json
-import shutil
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -22,8 +22,10 @@ from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import schemas
 from spark_jobs.config import load_night_config
+from spark_jobs.job import Job
+from spark_jobs.measure_night import measure
 from spark_jobs.prepare_features import prepare
-from spark_jobs.publish import audit_table, find_faults, publish
+from spark_jobs.publish import publish
 from spark_jobs.score_users import score
 from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
 from tests.data import random_artifact
@@ -146,6 +148,12 @@ def test_runs_and_quarantine_can_be_queried(
     assert database.execute(count.format("recommendations")).fetchall() == [(66, 2)]
     assert database.execute(count.format("recommendations_latest")).fetchall() == [(33, 1)]
     assert database.execute(count.format("quarantine")).fetchall() == [(4, 2)]
+    assert database.execute(count.format("trainings")).fetchall() == [(0, 0)]
+    decision = {"ds": DAY, "verdict": "refused", "lower": -0.5, "n_users": 9}
+    replace_json(published.decisions / "one.json", decision)
+    told = run_sql(published, "SELECT ds::text, verdict, lower, n_users, epochs FROM trainings")
+    assert told.fetchall() == [(DAY, "refused", -0.5, 9, None)]
+    (published.decisions / "one.json").unlink()
     root = ["--warehouse", str(published.root)]
     assert cli(["sql", *root, "--json", "SELECT count(*) AS n FROM recommendations"]) == 0
     assert capsys.readouterr().out == '{"n": 66}\n'
@@ -195,51 +203,41 @@ def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: W
     assert spark.table("recommendations").count() == names["table"].count() == 66
 
 
+def test_a_night_is_measured(spark: SparkSession, published: Warehouse) -> None:
+    config = load_night_config(HOME / "configs" / "nightly.yaml")
+    measure(Job(spark, published, config, DAY))
+    # Each of u0 to u9 met n..n+3 on the first day and n+4..n+7 on the second. Items 3 to 9 have four
+    # events each, so that the popular control is: for u0 4, 5, 6; u1 5, 6, 7; u2 6, 7, 8; u3 7, 8, 9;
+    # u4 3, 8, 9; u5 3, 4, 9; then nothing that they met.
+    second, third = 1 / math.log2(3), 1 / 2
+    gains = [1 + second + third] * 4 + [second + third, third]
+    control = (6 / 10, sum(gains) / (1 + second + third) / 10, (4 * 3 + 2 + 1) / 4 / 10)
+    names = "control_hit, control_ndcg, control_recall, n_active_users, n_held_users, n_new_users"
+    sql = f"SELECT {names}, n_first_users, quarantine_rate FROM metrics_daily"
+    (row,) = run_sql(published, sql).fetchall()
+    assert row == pytest.approx((*control, 10, 10, 0, 10, 2 / 42), abs=1e-6)
+    run = published.published_run(DAY)
+    lists = {
+        n: [row[3] for row in _table(published, "2024-05-01") if row[1] == f"u{n}"]
+        for n in range(10)
+    }
+    n_found = [len({f"i{(n + step) % 20}" for step in range(4, 8)} & set(lists[n])) for n in lists]
+    (found,) = run_sql(published, "SELECT hit, recall, run_id FROM metrics_daily").fetchall()
+    expected = (sum(n > 0 for n in n_found) / 10, sum(n_found) / 40)
+    assert found == (*(pytest.approx(each, abs=1e-6) for each in expected), run["run_id"])
+
+
 def test_before_the_first_night(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="nothing is published"):
         lookup(Warehouse(tmp_path), "u1")
 
 
-_FIRST = "user_id = 'u1' AND rank = 1"
-_SPOILT = {
-    "": "SELECT * FROM rows",
-    "absent_users=1": "SELECT * FROM rows WHERE user_id != 'u1'",
-    "stranger_users=1": "SELECT * FROM rows UNION ALL SELECT * REPLACE ('x' AS user_id) FROM rows "
-    "WHERE user_id = 'u1'",
-    "rank_users=1": f"SELECT * FROM rows WHERE NOT ({_FIRST})",
-    "repeat_users=1": "SELECT * REPLACE (if(user_id = 'u1', 'i15', item_id) AS item_id) FROM rows",
-    "score_users=1": f"SELECT * REPLACE (if({_FIRST}, 'nan', score)::float AS score) FROM rows",
-    "score_users=1 ": f"SELECT * REPLACE (if({_FIRST}, -99, score)::float AS score) FROM rows",
-    "score_users=1  ": f"SELECT * REPLACE (if({_FIRST}, 'inf', score)::float AS score) FROM rows",
-    "seen_users=1": f"SELECT * REPLACE (if({_FIRST}, 'i1', item_id) AS item_id) FROM rows",
-    "unavailable_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
-}
-
-
 def _rewrite(path: Path, query: str) -> None:
-    """Replace a table's files by a query over their ``rows``."""
-    with duckdb.connect() as database:
-        database.execute(f"CREATE TABLE rows AS SELECT * FROM '{path}/*.parquet'")
-        shutil.rmtree(path)
-        path.mkdir()
-        database.execute(f"COPY ({query}) TO '{path}/0.parquet'")
-
-
-@pytest.mark.parametrize("fault", list(_SPOILT))
-def test_the_audit_finds_each_fault_alone(
-    spark: SparkSession, published: Warehouse, tmp_path: Path, fault: str
-) -> None:
-    run = published.published_run(DAY)
-    shutil.copytree(published.root / run["path"], tmp_path / "table")
-    _rewrite(tmp_path / "table", _SPOILT[fault])
-    features = published.root / run["features_path"]
-    table, sequences, items = (
-        spark.read.parquet(str(path))
-        for path in (tmp_path / "table", features / "sequences", features / "items")
-    )
-    config = load_night_config(HOME / "configs" / "nightly.yaml")
-    faults = find_faults(audit_table(table, sequences, items, 3, True), config, None)
-    assert faults == ([fault.strip()] if fault else [])
+    """Replace a table's files by a query over the ``rows`` of each."""
+    for file in path.glob("*.parquet"):
+        with duckdb.connect() as database:
+            database.execute(f"CREATE TABLE rows AS SELECT * FROM '{file}'")
+            database.execute(f"COPY ({query}) TO '{file}'")
 
 
 def test_a_faulty_table_is_not_published(night: Any) -> None:
@@ -281,8 +279,16 @@ def test_problems_are_found_on_the_driver(night: Any) -> None:
     with pytest.raises(NotFoundError, match=f"no features for {DAY}: run prepare_features"):
         night(steps=(score,))
     warehouse = night(steps=(prepare,))
-    with pytest.raises(DataError, match="knows 19 of the 20 items .*lower k"):
-        night(steps=(score,), k=20)
+    with pytest.raises(
+        DataError, match="k=21, but the catalogue of .* has 20 available items; lower"
+    ):
+        night(steps=(score,), k=21)
+    with pytest.raises(ConfigError, match="markets must hold different names, got .'de', 'de'."):
+        night(steps=(), markets=["de", "de"])
+    night(steps=(), markets=[])
+    with pytest.raises(ConfigError, match="event types .'view'. stand in event_types and block_"):
+        night(steps=(), block_event_types=["view"])
+    night(steps=(), block_event_types=["hide"])
     with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
         night(steps=(score,), k=0)
     night(steps=(), k=3)
@@ -292,9 +298,40 @@ def test_problems_are_found_on_the_driver(night: Any) -> None:
         night(steps=(score,))
 
 
-def test_a_user_who_has_seen_too_much(night: Any) -> None:
-    with pytest.raises(Exception, match="DataError: k=12 items were asked for, but 1. of 19"):
-        night(k=12)
+def test_the_rules_of_a_shop(night: Any, small_warehouse: Path) -> None:
+    """From raw rows to a published table: markets, categories and blocks, and their audit."""
+    lines = [
+        json.dumps(
+            {"item_id": f"i{n}", "title": f"Title of i{n}", "category": f"c{n // 3}",
+             "markets": "de" if n % 2 == 0 else "" if n == 1 else ["at", "de"]}
+        )
+        for n in range(20)
+    ]  # fmt: skip
+    (small_warehouse / "raw" / "items" / "items.jsonl").write_text("\n".join(lines) + "\n")
+    noon = 1_714_651_200  # 2024-05-02T12:00:00Z
+    events = [
+        {"user_id": "u1", "item_id": "i0", "timestamp": noon + 9, "market": "at"},
+        {"user_id": "u3", "item_id": "i18", "timestamp": noon + 9, "event_type": "hide"},
+        {"user_id": "u4", "item_id": "i0", "timestamp": noon + 9, "market": "mars"},
+    ]
+    with (small_warehouse / "raw" / "events" / f"ds={DAY}" / "events.jsonl").open("a") as file:
+        file.writelines(json.dumps(event) + "\n" for event in events)
+    warehouse = night(markets=["de", "at"], max_per_category=1)
+    rows = _table(warehouse)
+    of_user = {user: [row[3] for row in rows if row[1] == user] for user in ("u0", "u1", "u3")}
+    assert all(int(item[1:]) % 2 for item in of_user["u1"])
+    assert not all(int(item[1:]) % 2 for item in of_user["u0"])
+    assert "i18" not in of_user["u3"]
+    for user in {row[1] for row in rows}:
+        assert len({int(row[3][1:]) // 3 for row in rows if row[1] == user}) == 3
+    assert warehouse.features_manifest(DAY)["reasons"]["events.unknown_market"] == 1
+    is_first = "user_id = '{}' AND rank = 1"
+    table = warehouse.root / warehouse.scored_manifest(DAY)["path"]
+    for user, item in (("u1", "i18"), ("u3", "i18")):
+        change = f"if({is_first.format(user)}, '{item}', item_id) AS item_id"
+        _rewrite(table, f"SELECT * REPLACE ({change}) FROM rows")
+    with pytest.raises(AuditError, match="blocked_users=1; market_rows=1;"):
+        night(steps=(publish,))
 
 
 def test_a_new_model_is_a_new_run(night: Any) -> None:

@@ -21,7 +21,7 @@ def _reference(
     return (scores + allowed).topk(k)
 
 
-@pytest.mark.parametrize("kept", [32_768, 0])
+@pytest.mark.parametrize(("kept", "is_rough"), [(32_768, False), (0, False), (0, True)])
 @settings(max_examples=60, deadline=None)
 @given(
     n_items=st.sampled_from([3, 16, 17, 255, 256, 257, 2_048, 5_000]),
@@ -31,17 +31,19 @@ def _reference(
     seed=st.integers(0, 1_000),
 )
 def test_equals_a_float64_reference(
-    kept: int, n_items: int, n_states: int, k: int, share: float, seed: int
+    kept: int, is_rough: bool, n_items: int, n_states: int, k: int, share: float, seed: int
 ) -> None:
     torch.manual_seed(seed)
     items, bias = torch.randn(n_items + 1, 8), torch.randn(n_items + 1)
     states = torch.randn(n_states, 8)
     rows = 1 + (torch.rand(n_items) < share).nonzero().squeeze(1)
     pairs = torch.randint(0, n_states * n_items, (40,)).unique()
-    values = torch.where(torch.rand(len(pairs)) < 0.5, -torch.inf, 3.0)
+    values = torch.where(torch.rand(len(pairs)) < (1 if seed % 2 else 0.5), -torch.inf, 3.0)
     added = Adjustments(pairs // n_items, 1 + pairs % n_items, values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_KEPT", kept)
+        patch.setattr(topk, "_has_fast_bfloat16", lambda _: is_rough)
+        patch.setattr(topk, "_SPARE", 3)
         ranker = TopItems(items, bias, rows)
     k = min(k, len(rows))
     if k == 0:

@@ -1,0 +1,88 @@
+"""The files of a published run, checked before a sink copies them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from recbole_llm.errors import ArtifactError
+
+COLUMNS = pa.schema(
+    [
+        ("ds", pa.date32()),
+        ("user_id", pa.string()),
+        ("rank", pa.int16()),
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+        ("reason", pa.string()),
+        ("model_version", pa.string()),
+        ("run_id", pa.string()),
+        ("generated_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+"""Of every sink's table; those that ``spark_jobs/ranking.py`` writes."""
+
+BATCH_ROWS = 40_000
+
+
+class RunFiles:
+    """A published run, its files open: they can be read to the end also when they are deleted.
+
+    Args:
+        root: the warehouse's root folder.
+        run: the pointer's entry.
+    Raises:
+        ArtifactError: files are missing, have other columns, or not the rows that were audited.
+    """
+
+    def __init__(self, root: Path, run: dict[str, Any]) -> None:
+        self.day: str = run["ds"]
+        self.run_id: str = run["run_id"]
+        self.k: int = run["k"]
+        self.n_rows: int = run["n_rows"]
+        folder = root / run["path"]
+        self._files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+        found = sum(file.metadata.num_rows for file in self._files)
+        if found != self.n_rows:
+            raise ArtifactError(
+                f"run {self.run_id} has {found} rows in {len(self._files)} files of {folder}, "
+                f"{self.n_rows} were published; publish {self.day} again or roll it back"
+            )
+        for path, file in zip(sorted(folder.glob("*.parquet")), self._files, strict=True):
+            if not file.schema_arrow.equals(COLUMNS):
+                raise ArtifactError(
+                    f"{path} has the columns {_told(file.schema_arrow)}, expected {_told(COLUMNS)}; "
+                    "publish the day again with this version of recbole_llm"
+                )
+
+    def constants(self) -> dict[str, Any]:
+        """Columns that hold one value in all rows, told by the files' statistics."""
+        return {
+            name: values.pop()
+            for number, name in enumerate(COLUMNS.names)
+            if len(values := self._bounds(number)) == 1 and None not in values
+        }
+
+    def _bounds(self, column: int) -> set[Any]:
+        """Least and greatest values of a column's chunks; None where they do not tell of all rows."""
+        bounds: set[Any] = set()
+        for file in self._files:
+            for group in range(file.num_row_groups):
+                told = file.metadata.row_group(group).column(column).statistics
+                if told is None or not told.has_min_max or told.null_count != 0:
+                    return {None}
+                bounds |= {told.min, told.max}
+                if len(bounds) > 1:
+                    return bounds
+        return bounds
+
+    def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """All rows, file by file, of at most ``BATCH_ROWS``."""
+        for file in self._files:
+            yield from file.iter_batches(BATCH_ROWS, columns=columns)
+
+
+def _told(schema: pa.Schema) -> str:
+    return ", ".join(f"{field.name} {field.type}" for field in schema)

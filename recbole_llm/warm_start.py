@@ -1,0 +1,138 @@
+"""Start a network from the one that an earlier artifact was made of.
+
+An artifact holds finished item vectors, which cannot be trained on. Beside it lies the network's own
+state, ``training.safetensors``. Items are told by their external ids: those that both catalogues
+hold keep their ID vectors, new ones start as in any training. Users have no vectors; new ones need
+nothing.
+
+The text vectors of two catalogues differ, even of the same items: principal components turn when
+items join. So the text part is carried by what it made of the old items: the linear map from the new
+text vectors that comes nearest to their old adapted vectors.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from recbole_llm.errors import ConfigError
+from recbole_llm.layers import LinearAdaptor
+from recbole_llm.model import LLMSeqRec
+
+_log = logging.getLogger(__name__)
+_FILE = "training.safetensors"
+_NETWORK, _ADAPTED = "network.", "adapted_text"
+_ID_VECTORS, _ADAPTOR = "items.id_embedding.weight", "items.adaptor."
+_RIDGE = 1e-6
+"""Of the least squares, as a share of the text vectors' mean square: it decides only where the items
+leave a direction of text space open."""
+
+
+@torch.no_grad()
+def write_training_state(model: LLMSeqRec, tokens: list[str], folder: Path) -> None:
+    """Write what a later training can start from beside an artifact.
+
+    Args:
+        tokens: V external item ids by RecBole id, entry 0 for padding.
+        folder: the artifact's.
+    """
+    network = model.scoring_network
+    tensors = {_NETWORK + name: value for name, value in network.state_dict().items()}
+    if network.items.adaptor is not None:
+        tensors[_ADAPTED] = network.items.adaptor(model.catalogue.text_vectors)  # (V, H)
+    about = {"items": json.dumps(tokens[1:]), "shape": json.dumps(_shape(model), sort_keys=True)}
+    staging = folder / f".{_FILE}"
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+        staging, metadata=about,
+    )  # fmt: skip
+    staging.rename(folder / _FILE)
+
+
+@torch.no_grad()
+def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, Any]:
+    """Put an earlier network's state into a new model, in place, where the two fit.
+
+    Args:
+        model: as it was built; it stays so where it starts cold.
+        tokens: V external item ids by RecBole id, entry 0 for padding.
+        folder: the artifact to start from.
+    Returns:
+        ``warm_from`` (the artifact's name, or None for a cold start), ``n_known_items`` and
+        ``n_new_items``, and ``cold_because`` (why it starts cold).
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"warm_start names no artifact: {folder} does not exist")
+    try:
+        with safe_open(folder / _FILE, framework="pt") as file:
+            about = file.metadata()
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        before, items = json.loads(about["shape"]), json.loads(about["items"])
+    except FileNotFoundError:
+        return _cold(tokens, f"{folder.name} has no {_FILE}")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        return _cold(tokens, f"{folder / _FILE} cannot be read: {error}")
+    now = json.loads(json.dumps(_shape(model)))
+    differing = [f"{key} was {before.get(key)}" for key in now if now[key] != before.get(key)]
+    if differing:
+        return _cold(tokens, ", ".join(differing))
+    if not isinstance(model.network.items.adaptor, LinearAdaptor | None):
+        return _cold(tokens, "only the linear adaptor can be carried to other text vectors")
+
+    row = {item: number for number, item in enumerate(items, start=1)}
+    new_rows = [new for new, token in enumerate(tokens) if new and token in row]
+    if not new_rows:
+        return _cold(tokens, f"{folder.name} knows none of the items")
+    old_rows = [row[tokens[new]] for new in new_rows]
+    for network in [model.network, *([] if model.average is None else [model.average.module])]:
+        for name, value in network.state_dict().items():
+            if name == _ID_VECTORS:
+                value[new_rows] = state[_NETWORK + name][old_rows].to(value.device)
+            elif name.startswith(_ADAPTOR):
+                vectors = model.catalogue.text_vectors
+                assert vectors is not None
+                value.copy_(_fit(vectors[new_rows], state[_ADAPTED][old_rows].to(value.device)))
+            else:
+                value.copy_(state[_NETWORK + name])
+    told = {
+        "warm_from": folder.name, "n_known_items": len(new_rows),
+        "n_new_items": len(tokens) - 1 - len(new_rows), "cold_because": None,
+    }  # fmt: skip
+    _log.info("warm start from %s: %d items known, %d new",
+              folder.name, len(new_rows), told["n_new_items"])  # fmt: skip
+    return told
+
+
+def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:
+    """(H, E), the linear map that comes nearest from (N, E) text vectors to (N, H) adapted ones."""
+    x, y = vectors.double(), adapted.double()
+    ridge = _RIDGE * x.square().mean().clamp(min=1e-30) * len(x)
+    gram = x.T @ x + ridge * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight: Tensor = torch.linalg.solve(gram, x.T @ y).T
+    return weight.to(vectors.dtype)
+
+
+def _shape(model: LLMSeqRec) -> dict[str, Any]:
+    """What two networks must share for the weights of one to mean something in the other."""
+    trained_away = ("hidden_dropout_prob", "attn_dropout_prob", "initializer_range")
+    sequence = {k: v for k, v in asdict(model.options.sequence).items() if k not in trained_away}
+    return {
+        **sequence,
+        "item_repr": model.options.item_repr,
+        "adaptor": model.options.adaptor if model.options.uses_text else None,
+    }
+
+
+def _cold(tokens: list[str], reason: str) -> dict[str, Any]:
+    _log.warning("the training starts cold: %s", reason)
+    return {
+        "warm_from": None, "n_known_items": 0, "n_new_items": len(tokens) - 1, "cold_because": reason
+    }  # fmt: skip

@@ -1,0 +1,242 @@
+"""Hold a written table against the state that it was made from, file by file on the workers.
+
+A file of the table has the users of the file of sequences with its name, so nothing is shuffled. The
+audit reads what was written, and shares nothing with what wrote it but the rules.
+"""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pyspark.sql import SparkSession
+from pyspark.sql.pandas.types import from_arrow_schema
+
+from spark_jobs.schemas import (
+    REASON_MODEL,
+    REASON_POPULAR,
+    REASON_REPEAT,
+    REASON_UNCAPPED,
+    RECOMMENDATIONS_ARROW,
+)
+
+_REASONS = [REASON_MODEL, REASON_POPULAR, REASON_UNCAPPED, REASON_REPEAT]
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a table should hold to."""
+
+    items: str
+    """Folder of the day's ``items``."""
+    k: int
+    exclude_seen: bool
+    max_per_category: int
+    markets: list[str]
+    """The first is that of users whose events name none; none: there is one market."""
+    labels: dict[str, Any]
+    """What ``ds``, ``run_id`` and ``model_version`` are in every row."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What stands in a run's files; every ``bad_`` count must be 0."""
+
+    n_rows: int
+    n_users: int
+    n_fallback_users: int
+    """Users without one row of the model."""
+    n_filled_rows: int
+    """Rows that are not the model's."""
+    bad_absent_users: int
+    """Active users without a recommendation."""
+    bad_stranger_users: int
+    """Users in the table who are not active."""
+    bad_rank_users: int
+    """Users whose ranks are not exactly 1..K."""
+    bad_repeat_users: int
+    """Users with an item twice."""
+    bad_score_users: int
+    """Users with a score that is not finite, or that rises with the rank."""
+    bad_seen_users: int
+    """Users who are recommended what they have met, where something else was left."""
+    bad_blocked_users: int
+    """Users who are recommended what they do not want."""
+    bad_category_users: int
+    """Users with too many items of one category, where others were left."""
+    bad_unavailable_item_rows: int
+    """Rows whose item is not in the day's catalogue, or not available."""
+    bad_market_rows: int
+    """Rows whose item may not be recommended in the user's market."""
+    bad_label_rows: int
+    """Rows of another day, run or model, or with a reason that there is not."""
+
+
+_COUNTS = pa.schema([(field.name, pa.int64()) for field in fields(Audit)])
+
+
+def audit_run(spark: SparkSession, table: Path, sequences: Path, promise: Promise) -> Audit:
+    """Audit the files of a table.
+
+    Args:
+        table: folder of schema ``RECOMMENDATIONS``.
+        sequences: folder of schema ``SEQUENCES``, one row an active user.
+        promise: what they should hold to.
+    """
+    tables, states = _by_name(table), _by_name(sequences)
+    names = sorted(tables.keys() | states.keys())
+    rows = [(n, tables.get(name), states.get(name)) for n, name in enumerate(names)]
+    files = spark.createDataFrame(rows, "number int, table string, sequences string")
+    one_each = files.repartitionById(max(len(rows), 1), "number").select("table", "sequences")
+    audited = one_each.mapInArrow(
+        functools.partial(_audit_files, promise=promise), from_arrow_schema(_COUNTS)
+    ).collect()
+    return Audit(**{name: sum(row[name] for row in audited) for name in _COUNTS.names})
+
+
+def _by_name(folder: Path) -> dict[str, str]:
+    return {path.name.partition(".")[0]: str(path) for path in folder.glob("[!.]*.parquet")}
+
+
+def _audit_files(batches: Iterable[pa.RecordBatch], promise: Promise) -> Iterator[pa.RecordBatch]:
+    for batch in batches:
+        counts = [audit_file(row["table"], row["sequences"], promise) for row in batch.to_pylist()]
+        yield pa.RecordBatch.from_pylist(counts, schema=_COUNTS)
+
+
+def audit_file(table: str | None, sequences: str | None, promise: Promise) -> dict[str, int]:
+    """Audit one file of a table; either may be absent.
+
+    Returns:
+        The fields of ``Audit``, for this file.
+    """
+    columns = ["user_id", "item_ids", "blocked_ids", "market"]
+    state = pq.read_table(sequences, columns=columns) if sequences else _NO_STATE
+    rows = pq.read_table(table) if table else RECOMMENDATIONS_ARROW.empty_table()
+    users = state["user_id"].combine_chunks()
+    counts = _count_rows(rows, promise)
+    who = _index(rows["user_id"], users)
+    counts["bad_stranger_users"] = pc.count_distinct(rows["user_id"].filter(who < 0)).as_py()
+    rows, who = rows.filter(who >= 0), who[who >= 0]
+    order = np.lexsort((rows["rank"].to_numpy(), who))
+    rows, who = rows.take(order), who[order]
+    items = rows["item_id"].combine_chunks().dictionary_encode()
+    item, found = items.indices.to_numpy(), items.dictionary
+    reason = _index(rows["reason"], pa.array(_REASONS))
+
+    def users_of(is_bad: NDArray[np.bool_]) -> int:
+        return len(np.unique(who[is_bad]))
+
+    n_of = np.bincount(who, minlength=len(users))
+    place = np.arange(len(who)) - (n_of.cumsum() - n_of)[who]
+    is_bad_rank = (rows["rank"].to_numpy() != place + 1) | (n_of[who] != promise.k)
+    score = rows["score"].to_numpy()
+    is_bad_score = ~np.isfinite(score)
+    is_bad_score[1:] |= (score[1:] > score[:-1]) & (place[1:] > 0)
+    pair = who * (len(found) + 1) + item
+    first = np.unique(pair, return_index=True)[1]
+    is_again = np.ones(len(pair), dtype=bool)
+    is_again[first] = False
+    is_seen = np.isin(pair, _pairs(state["item_ids"], found))
+    has_other_reason = reason != _REASONS.index(REASON_REPEAT)
+    counts |= {
+        "n_users": int((n_of > 0).sum()),
+        "n_fallback_users": int((n_of > 0).sum()) - users_of(reason == 0),
+        "n_filled_rows": int((reason != 0).sum()),
+        "bad_absent_users": int((n_of == 0).sum()),
+        "bad_rank_users": users_of(is_bad_rank),
+        "bad_repeat_users": users_of(is_again),
+        "bad_score_users": users_of(is_bad_score),
+        "bad_seen_users": users_of(is_seen & has_other_reason) if promise.exclude_seen else 0,
+        "bad_blocked_users": users_of(np.isin(pair, _pairs(state["blocked_ids"], found))),
+        **_count_by_catalogue(who, item, reason, found, state["market"], promise),
+    }
+    return counts
+
+
+_NO_STATE = pa.table(
+    {
+        "user_id": pa.array([], pa.string()),
+        "item_ids": pa.array([], pa.list_(pa.string())),
+        "blocked_ids": pa.array([], pa.list_(pa.string())),
+        "market": pa.array([], pa.string()),
+    }
+)
+"""Of a file of the table that no file of sequences belongs to."""
+
+
+def _count_rows(rows: pa.Table, promise: Promise) -> dict[str, int]:
+    is_other = _index(rows["reason"], pa.array(_REASONS)) < 0
+    for name, value in promise.labels.items():
+        expected = pa.scalar(value, rows.schema.field(name).type)
+        is_other |= ~pc.fill_null(pc.equal(rows[name], expected), False).to_numpy()
+    return {"n_rows": len(rows), "bad_label_rows": int(is_other.sum())}
+
+
+def _count_by_catalogue(
+    who: NDArray[np.int64],
+    item: NDArray[np.int64],
+    reason: NDArray[np.int64],
+    found: pa.Array,
+    markets: pa.ChunkedArray,
+    promise: Promise,
+) -> dict[str, int]:
+    """What the day's catalogue says of rows; ``item`` and ``found`` are codes and what they mean."""
+    catalogue = _read_items(promise.items)
+    place = _index(found, catalogue["item_id"].combine_chunks())
+    known = np.maximum(place, 0)
+    is_available = catalogue["available"].to_numpy()[known] & (place >= 0)
+    bad_market = 0
+    if promise.markets:
+        sold_in = catalogue["markets"].combine_chunks().take(pa.array(known))
+        is_sold = np.zeros((len(promise.markets), len(found)), dtype=bool)
+        is_sold[:, pc.list_value_length(sold_in).to_numpy() == 0] = True
+        named = _index(sold_in.flatten(), pa.array(promise.markets))
+        owners = pc.list_parent_indices(sold_in).to_numpy()[named >= 0]
+        is_sold[named[named >= 0], owners] = True
+        market = _index(pc.fill_null(markets, promise.markets[0]), pa.array(promise.markets))
+        bad_market = int((~is_sold[market[who], item]).sum())
+    bad_category = 0
+    if promise.max_per_category:
+        names = catalogue["category"].combine_chunks().take(pa.array(known))
+        category = names.dictionary_encode().indices.to_numpy()
+        has_one = pc.not_equal(names, "").to_numpy(zero_copy_only=False)
+        counted = has_one[item] & np.isin(reason, [0, _REASONS.index(REASON_POPULAR)])
+        pair, n = np.unique(
+            who[counted] * (len(found) + 1) + category[item[counted]], return_counts=True
+        )
+        too_many = pair[n > promise.max_per_category]
+        bad_category = len(np.unique(too_many // (len(found) + 1)))
+    return {
+        "bad_unavailable_item_rows": int((~is_available[item]).sum()),
+        "bad_market_rows": bad_market,
+        "bad_category_users": bad_category,
+    }
+
+
+@functools.lru_cache(maxsize=1)
+def _read_items(folder: str) -> pa.Table:
+    columns = ["item_id", "category", "available", "markets"]
+    return pq.read_table(folder, columns=columns).combine_chunks()
+
+
+def _index(values: pa.ChunkedArray | pa.Array, among: pa.Array) -> NDArray[np.int64]:
+    """Where each value stands, -1 for nowhere."""
+    places = pc.fill_null(pc.index_in(values, value_set=among), -1)
+    found: NDArray[np.int64] = places.to_numpy().astype(np.int64)
+    return found
+
+
+def _pairs(lists: pa.ChunkedArray, found: pa.Array) -> NDArray[np.int64]:
+    """(user, item) pairs of the users' lists, for found items, as ``audit_file`` numbers them."""
+    together = lists.combine_chunks()
+    code = _index(together.flatten(), found)
+    owners = pc.list_parent_indices(together).to_numpy()
+    pairs: NDArray[np.int64] = (owners * (len(found) + 1) + code)[code >= 0]
+    return pairs

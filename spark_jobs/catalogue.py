@@ -1,0 +1,138 @@
+"""What may be recommended on a day, to whom, and what fills up the lists that the model cannot.
+
+The driver reads it once, the workers get it broadcast.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recbole_llm.errors import DataError
+from spark_jobs.schemas import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
+
+_LOOKED_INTO = 50
+"""Times K popular items, at the least, that a list is filled up from within a cap by category."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items that may be recommended somewhere, the most popular first."""
+
+    items: list[str]
+    shares: NDArray[np.float64]
+    """(items,) of all events."""
+    categories: NDArray[np.int64]
+    """(items,) numbers from 0 on; -1 for none."""
+    elsewhere: dict[str, NDArray[np.int64]]
+    """Of each market the positions of items that may not be recommended there."""
+
+
+def available_items(features: Path) -> pa.Table:
+    """``item_id``, ``category``, ``n_events`` and ``markets`` of what may be recommended somewhere.
+
+    Args:
+        features: a finished attempt.
+    """
+    columns = ["item_id", "category", "n_events", "markets"]
+    return pq.read_table(features / "items", columns=columns, filters=pc.field("available"))
+
+
+def read_catalogue(features: Path, markets: list[str]) -> Catalogue:
+    """Take the day's available items to the driver.
+
+    Args:
+        features: a finished attempt.
+        markets: accepted markets; where there are none, every item may be recommended to everybody,
+            who are of the market ``""``.
+    """
+    order = [("n_events", "descending"), ("item_id", "ascending")]
+    items = available_items(features).sort_by(order).combine_chunks()
+    counts = items["n_events"].to_numpy()
+    category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
+    codes = category.combine_chunks().dictionary_encode().indices.fill_null(-1)
+    sold_in = items["markets"].combine_chunks()
+    is_anywhere = pc.equal(pc.list_value_length(sold_in), 0).to_numpy(zero_copy_only=False)
+    names, owners = sold_in.flatten(), pc.list_parent_indices(sold_in).to_numpy()
+    elsewhere = {}
+    for market in markets or [""]:
+        is_here = is_anywhere | (not markets)
+        is_here[owners[pc.equal(names, market).to_numpy(zero_copy_only=False)]] = True
+        elsewhere[market] = np.flatnonzero(~is_here)
+    return Catalogue(
+        items["item_id"].to_pylist(),
+        counts / max(counts.sum(), 1),
+        codes.to_numpy().astype(np.int64),
+        elsewhere,
+    )
+
+
+class Popular:
+    """The most popular items of a market, for those to whom the model has too little to say.
+
+    Args:
+        catalogue: the day's.
+        market: one of its markets.
+        k: rows of a list.
+        exclude_seen: items that a user has met come only where nothing else is left.
+        max_per_category: items of one category in a list, while others are left; 0 for any number.
+    """
+
+    def __init__(
+        self, catalogue: Catalogue, market: str, k: int, exclude_seen: bool, max_per_category: int
+    ) -> None:
+        self._catalogue = catalogue
+        self._market = market
+        self._here = np.delete(np.arange(len(catalogue.items)), catalogue.elsewhere[market])
+        self._places = {item: place for place, item in enumerate(catalogue.items)}
+        self._k = k
+        self._exclude_seen = exclude_seen
+        self._cap = max_per_category or k
+
+    def fill(self, user: dict[str, Any], chosen: list[str]) -> list[tuple[str, float, str]]:
+        """What is missing of a user's list.
+
+        Args:
+            user: ``user_id``, ``item_ids`` and ``blocked_ids``.
+            chosen: items that the list begins with.
+        Returns:
+            K rows less those chosen: item, its share of all events, and why it stands there.
+        Raises:
+            DataError: so few items are left that the list cannot have K rows.
+        """
+        seen = set(user["item_ids"]) if self._exclude_seen else set()
+        out, taken = set(user["blocked_ids"]), set(chosen)
+        # So many that K are left of them, where so many are left at all.
+        n_looked_into = max(_LOOKED_INTO * self._k, self._k + len(seen | out | taken))
+        places = self._here[:n_looked_into].tolist()
+        categories = self._catalogue.categories
+        counts = Counter(int(categories[self._places[item]]) for item in chosen)
+        rows: list[tuple[str, float, str]] = []
+
+        for reason, banned, cap in (
+            (REASON_POPULAR, out | seen, self._cap),
+            (REASON_UNCAPPED, out | seen, self._k),
+            (REASON_REPEAT, out, self._k),
+        ):
+            for place in places:
+                if len(taken) == self._k:
+                    return rows
+                item, category = self._catalogue.items[place], int(categories[place])
+                is_full = category >= 0 and counts[category] >= cap
+                if not is_full and item not in banned and item not in taken:
+                    counts[category] += 1
+                    taken.add(item)
+                    rows.append((item, float(self._catalogue.shares[place]), reason))
+        if len(taken) < self._k:
+            raise DataError(
+                f"user {user['user_id']!r} has {len(taken)} items left of {len(self._here)} in the "
+                f"market {self._market!r}, k={self._k} were asked for: they blocked {len(out)}; "
+                "lower k"
+            )
+        return rows

@@ -1,0 +1,88 @@
+"""What Delta adds: versions that can be read later, and two loads of which one wins."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable
+
+from recbole_llm.errors import NotFoundError, UnavailableError
+from recbole_llm.sinks import open_sink
+from recbole_llm.sinks.run_files import COLUMNS, RunFiles
+from recbole_llm.sync import sync
+from tests.recbole_llm.sinks.conftest import DAY, NEXT, Nights
+
+
+def _rows(place: Path, version: int | None = None) -> pa.Table:
+    table = DeltaTable(place, version=version).to_pyarrow_table(columns=COLUMNS.names)
+    return table.sort_by([("ds", "ascending"), ("user_id", "ascending"), ("rank", "ascending")])
+
+
+def test_a_version_before_is_the_table_of_before(nights: Nights, tmp_path: Path) -> None:
+    place = tmp_path / "delta"
+    with closing(open_sink(f"delta:{place}")) as sink:
+        nights.publish(DAY, "a")
+        nights.publish(NEXT, "b")
+        sync(nights.warehouse, sink)
+        nights.publish(NEXT, "c")
+        sync(nights.warehouse, sink)
+    version = DeltaTable(place).version()
+    assert set(_rows(place)["run_id"].to_pylist()) == {"a", "c"}
+    before = _rows(place, version - 1)
+    expected = [*nights.rows["a"], *nights.rows["b"]]
+    expected.sort(key=lambda row: (row["ds"], row["user_id"], row["rank"]))
+    assert before.cast(COLUMNS).equals(pa.Table.from_pylist(expected, COLUMNS))
+    history = DeltaTable(place).history()
+    assert [entry["run_id"] for entry in history[:3]] == ["c", "b", "a"]
+
+
+def test_who_looked_before_another_load_is_refused(nights: Nights, tmp_path: Path) -> None:
+    place = f"delta:{tmp_path}/delta"
+    with closing(open_sink(place)) as first, closing(open_sink(place)) as second:
+        nights.publish(DAY, "a")
+        sync(nights.warehouse, first)
+        nights.publish(DAY, "b")
+        with first.lock():
+            assert first.loaded() == {DAY: "a"}
+            late = RunFiles(nights.warehouse.root, nights.warehouse.published_run(DAY))
+            nights.publish(DAY, "c")
+            assert sync(nights.warehouse, second) == [DAY]
+            with pytest.raises(UnavailableError, match="loading run b"):
+                first.load(late)
+        assert sync(nights.warehouse, first) == []
+        assert first.loaded() == {DAY: "c"}
+
+
+def test_a_load_that_breaks_off_leaves_the_version_of_before(
+    nights: Nights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = f"delta:{tmp_path}/delta"
+    nights.publish(DAY, "a")
+    with closing(open_sink(place)) as sink:
+        sync(nights.warehouse, sink)
+    nights.publish(DAY, "b")
+    whole = RunFiles.batches
+
+    def batches(self: RunFiles, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        yield next(whole(self, columns))
+        raise OSError("no such disk")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFiles, "batches", batches)
+        with (
+            closing(open_sink(place)) as sink,
+            pytest.raises(UnavailableError, match="no such disk"),
+        ):
+            sync(nights.warehouse, sink)
+    with closing(open_sink(place)) as sink:
+        assert sink.loaded() == {DAY: "a"}
+        assert sync(nights.warehouse, sink) == [DAY]
+        assert sink.loaded() == {DAY: "b"}
+
+
+def test_a_table_that_was_never_loaded_is_named(tmp_path: Path) -> None:
+    sink = open_sink(f"delta:{tmp_path}/none")
+    with pytest.raises(NotFoundError, match=f"no Delta table at {tmp_path}/none: sync it first"):
+        sink.user_rows("u1", None, 3)
