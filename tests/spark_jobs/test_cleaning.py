@@ -139,15 +139,20 @@ def test_a_robot_is_set_aside_for_the_day(spark: SparkSession) -> None:
 
 def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None:
     raw = spark.createDataFrame(
-        [("a", "Heat", None, None, None, None), ("a", "Alien", None, None, "false", None),
-         (" ", "Nobody", None, None, None, None), (None, None, None, None, None, "{"),
-         ("b", "Ran", None, None, "perhaps", None), ("c\n", "Ikiru", None, None, None, None)],
+        [("a", "Heat", None, None, None, None, None), ("a", "Alien", None, None, "false", None, None),
+         (" ", "Nobody", None, None, None, "de, at,de", None),
+         (None, None, None, None, None, None, "{"), ("b", "Ran", None, None, "perhaps", " ", None),
+         ("c\n", "Ikiru", None, None, None, '["fr","de"]', None)],
         "item_id string, title string, category string, description string, available string, "
-        "malformed string",
+        "markets string, malformed string",
     ).withColumn("ds", f.lit("2024-05-02"))  # fmt: skip
-    rows = {(row["title"], row["reason"], row["available"]) for row in check_items(raw).collect()}
-    assert rows == {
-        ("Alien", None, False), ("Heat", "duplicate_item", True),
-        ("Nobody", "missing_item_id", True), ("", "malformed_record", True),
-        ("Ran", "bad_available", None), ("Ikiru", "bad_item_id", True),
-    }  # fmt: skip
+    columns = ("title", "reason", "available", "markets")
+    rows = [tuple(row[name] for name in columns) for row in check_items(raw).collect()]
+    assert sorted(rows, key=str) == sorted(
+        [
+            ("Alien", None, False, []), ("Heat", "duplicate_item", True, []),
+            ("Nobody", "missing_item_id", True, ["at", "de"]), ("", "malformed_record", True, []),
+            ("Ran", "bad_available", None, []), ("Ikiru", "bad_item_id", True, ["de", "fr"]),
+        ],
+        key=str,
+    )  # fmt: skip
