@@ -25,9 +25,9 @@ def test_other_formats_read_alike(spark: SparkSession, tmp_path: Path, kind: str
     file = next(path for path in (tmp_path / "out").glob(f"*.{kind}"))
     raw = read_raw(spark, [file], schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
     expected = spark.createDataFrame(
-        [(*row, None, None, None) for row in rows],
+        [(*row, None, None, None, None) for row in rows],
         "user_id string, item_id string, timestamp string, rating string, event_type string, "
-        "malformed string, ds string",
+        "market string, malformed string, ds string",
     )
     assertDataFrameEqual(raw, expected)
 
