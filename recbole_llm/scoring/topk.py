@@ -26,7 +26,8 @@ _SPARE = 44
 """Groups beyond K that are looked into after a look in bfloat16."""
 _ROUNDING = 0.0062
 """By how much a product in bfloat16 is off, of the two vectors' lengths at most: both are rounded by
-2^-9 of their parts, and so is the sum; a little is left for the sums in float32."""
+2^-9 of their parts, and so is the sum; a little is left for the sums in float32. Of a bias it is off by
+less, for the 1 that it is multiplied by is not rounded."""
 _AT_ONCE = 32
 """States whose groups are looked into together: 2.5 MiB of vectors at H = 64 and K = 20."""
 
@@ -60,7 +61,8 @@ class TopItems:
         self._rough: Tensor | None = None
         if self._block < size and _has_fast_bfloat16(item_matrix.device):
             self._rough = self._vectors.bfloat16()
-            self._longest = self._vectors[: len(rows)].norm(dim=1).max()
+            self._longest = item_matrix[rows].norm(dim=1).max()
+            self._heaviest = self._bias.abs().max()
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __call__(
@@ -125,7 +127,7 @@ class TopItems:
         found = self._scores_of(states, groups)
         _add_within(found, groups, added)
         # Maxima of negative scores are not in order, see _maxima; so the K-th must be above those.
-        off = _ROUNDING * self._longest * states.norm(dim=1)
+        off = _ROUNDING * (self._longest * states[:, :-1].norm(dim=1) + self._heaviest)
         kth = found.topk(min(k, found.shape[1]), dim=1).values[:, -1]
         return found, _members(groups), kth >= outside.clamp(min=0) + off
 

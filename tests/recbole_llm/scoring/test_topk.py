@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recbole_llm.losses import Adjustments
+from recbole_llm.losses import Adjustments, no_adjustments
 from recbole_llm.scoring import topk
 from recbole_llm.scoring.topk import TopItems
 
@@ -62,3 +62,15 @@ def test_more_wanted_than_there_are() -> None:
     scores, rows = ranker(torch.randn(3, 8), nothing, 4)
     assert (scores > -torch.inf).sum(1).tolist() == [2, 2, 2]
     assert {frozenset(best[:2].tolist()) for best in rows} == {frozenset({2, 4})}
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-3])
+def test_a_rough_look_is_sure_however_small_the_scores(size: float) -> None:
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "_KEPT", 0)
+        patch.setattr(topk, "_has_fast_bfloat16", lambda _: True)
+        ranker = TopItems(torch.randn(20_001, 64), torch.zeros(20_001))
+    states = torch.cat([size * torch.randn(8, 64), torch.ones(8, 1)], dim=1)
+    *_, is_sure = ranker._look_roughly(states, no_adjustments(states), 20)
+    assert is_sure.all()
