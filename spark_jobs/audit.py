@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from spark_jobs.job import run_each
 from spark_jobs.schemas import (
     REASON_MODEL,
     REASON_POPULAR,
@@ -65,11 +66,11 @@ class Audit:
     bad_score_users: int
     """Users with a score that is not finite, or that rises with the rank."""
     bad_seen_users: int
-    """Users who are recommended what they have met, where something else was left."""
+    """Users who are recommended what they have met, in a row that does not say ``repeat``."""
     bad_blocked_users: int
     """Users who are recommended what they do not want."""
     bad_category_users: int
-    """Users with too many items of one category, where others were left."""
+    """Users with too many items of one category, in rows that do not say ``uncapped``."""
     bad_unavailable_item_rows: int
     """Rows whose item is not in the day's catalogue, or not available."""
     bad_market_rows: int
@@ -91,12 +92,10 @@ def audit_run(spark: SparkSession, table: Path, sequences: Path, promise: Promis
     """
     tables, states = _by_name(table), _by_name(sequences)
     names = sorted(tables.keys() | states.keys())
-    rows = [(n, tables.get(name), states.get(name)) for n, name in enumerate(names)]
-    files = spark.createDataFrame(rows, "number int, table string, sequences string")
-    one_each = files.repartitionById(max(len(rows), 1), "number").select("table", "sequences")
-    audited = one_each.mapInArrow(
-        functools.partial(_audit_files, promise=promise), from_arrow_schema(_COUNTS)
-    ).collect()
+    rows = [(tables.get(name), states.get(name)) for name in names]
+    work = functools.partial(_audit_files, promise=promise)
+    columns = "table string, sequences string"
+    audited = run_each(spark, rows, columns, work, from_arrow_schema(_COUNTS))
     return Audit(**{name: sum(row[name] for row in audited) for name in _COUNTS.names})
 
 
@@ -145,10 +144,11 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
     is_again[first] = False
     is_seen = np.isin(pair, _pairs(state["item_ids"], found))
     has_other_reason = reason != _REASONS.index(REASON_REPEAT)
+    is_model = reason == _REASONS.index(REASON_MODEL)
     counts |= {
         "n_users": int((n_of > 0).sum()),
-        "n_fallback_users": int((n_of > 0).sum()) - users_of(reason == 0),
-        "n_filled_rows": int((reason != 0).sum()),
+        "n_fallback_users": int((n_of > 0).sum()) - users_of(is_model),
+        "n_filled_rows": int((~is_model).sum()),
         "bad_absent_users": int((n_of == 0).sum()),
         "bad_rank_users": users_of(is_bad_rank),
         "bad_repeat_users": users_of(is_again),
@@ -207,7 +207,9 @@ def _count_by_catalogue(
         names = catalogue["category"].combine_chunks().take(pa.array(known))
         category = names.dictionary_encode().indices.to_numpy()
         has_one = pc.not_equal(names, "").to_numpy(zero_copy_only=False)
-        counted = has_one[item] & np.isin(reason, [0, _REASONS.index(REASON_POPULAR)])
+        counted = has_one[item] & np.isin(
+            reason, [_REASONS.index(each) for each in (REASON_MODEL, REASON_POPULAR)]
+        )
         pair, n = np.unique(
             who[counted] * (len(found) + 1) + category[item[counted]], return_counts=True
         )

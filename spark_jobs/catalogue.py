@@ -5,6 +5,7 @@ The driver reads it once, the workers get it broadcast.
 
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,15 @@ class Catalogue:
     """(items,) numbers from 0 on; -1 for none."""
     elsewhere: dict[str, NDArray[np.int64]]
     """Of each market the positions of items that may not be recommended there."""
+
+    @cached_property
+    def positions(self) -> dict[str, int]:
+        """Of the items."""
+        return {item: position for position, item in enumerate(self.items)}
+
+    def here(self, market: str) -> NDArray[np.int64]:
+        """Positions of the items that may be recommended in a market."""
+        return np.delete(np.arange(len(self.items)), self.elsewhere[market])
 
 
 def available_items(features: Path) -> pa.Table:
@@ -89,8 +99,7 @@ class Popular:
     ) -> None:
         self._catalogue = catalogue
         self._market = market
-        self._here = np.delete(np.arange(len(catalogue.items)), catalogue.elsewhere[market])
-        self._places = {item: place for place, item in enumerate(catalogue.items)}
+        self._here = catalogue.here(market)
         self._k = k
         self._exclude_seen = exclude_seen
         self._cap = max_per_category or k
@@ -112,9 +121,8 @@ class Popular:
         n_looked_into = max(_LOOKED_INTO * self._k, self._k + len(seen | out | taken))
         places = self._here[:n_looked_into].tolist()
         categories = self._catalogue.categories
-        counts = Counter(int(categories[self._places[item]]) for item in chosen)
+        counts = Counter(int(categories[self._catalogue.positions[item]]) for item in chosen)
         rows: list[tuple[str, float, str]] = []
-
         for reason, banned, cap in (
             (REASON_POPULAR, out | seen, self._cap),
             (REASON_UNCAPPED, out | seen, self._k),

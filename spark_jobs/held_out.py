@@ -32,14 +32,14 @@ class Base:
 
 
 def collect_lists(table: DataFrame) -> DataFrame:
-    """One row a user: ``user_id``, ``items`` by rank, ``is_fallback``.
+    """One row a user: ``user_id``, ``items`` by rank, ``is_fallback``, no row of the model.
 
     Args:
         table: schema ``RECOMMENDATIONS``.
     """
     return table.groupBy("user_id").agg(
         f.sort_array(f.collect_list(f.struct("rank", "item_id")))["item_id"].alias("items"),
-        f.bool_or(f.col("reason") == schemas.REASON_POPULAR).alias("is_fallback"),
+        f.bool_and(f.col("reason") != schemas.REASON_MODEL).alias("is_fallback"),
     )
 
 

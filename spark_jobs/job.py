@@ -4,11 +4,14 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pyspark.sql import SparkSession
+import pyarrow as pa
+from pyspark.sql import Row, SparkSession
+from pyspark.sql.types import StructType
 
 from recbole_llm.errors import RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
@@ -55,6 +58,27 @@ def run_job(name: str, work: Callable[[Job], None], argv: list[str]) -> int:
         _log.error("%s: %s", type(error).__name__, error)
         return error.exit_code
     return 0
+
+
+def run_each(
+    spark: SparkSession,
+    rows: list[tuple[Any, ...]],
+    columns: str,
+    work: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]],
+    schema: StructType,
+) -> list[Row]:
+    """Give each row to a task of its own; the rows that the tasks come to.
+
+    Args:
+        rows: of few and short values, such as paths.
+        columns: their names and types, as ``path string``.
+        work: for ``mapInArrow``.
+        schema: of what it yields.
+    """
+    numbered = [(number, *row) for number, row in enumerate(rows)]
+    frame = spark.createDataFrame(numbered, f"number int, {columns}")
+    each = frame.repartitionById(max(len(rows), 1), "number").drop("number")
+    return each.mapInArrow(work, schema).collect()
 
 
 def start_spark(name: str, config: NightConfig) -> SparkSession:

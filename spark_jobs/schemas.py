@@ -4,6 +4,8 @@ import pyarrow as pa
 from pyspark.sql import types as t
 from pyspark.sql.pandas.types import from_arrow_schema
 
+from recbole_llm.recommendations import RECOMMENDATIONS as _RECOMMENDATIONS
+
 REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 OPTIONAL_EVENT_COLUMNS = ("rating", "event_type", "market")
 EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
@@ -82,34 +84,9 @@ QUARANTINE = t.StructType(
     ]
 )
 
-RECOMMENDATIONS = t.StructType(
-    [
-        t.StructField("ds", t.DateType()),
-        t.StructField("user_id", t.StringType()),
-        t.StructField("rank", t.ShortType()),
-        t.StructField("item_id", t.StringType()),
-        t.StructField("score", t.FloatType()),
-        t.StructField("reason", t.StringType()),
-        t.StructField("model_version", t.StringType()),
-        t.StructField("run_id", t.StringType()),
-        t.StructField("generated_at", t.TimestampType()),
-    ]
-)
-
-# The same for the workers that write the table's files.
-RECOMMENDATIONS_ARROW = pa.schema(
-    [
-        ("ds", pa.date32()),
-        ("user_id", pa.string()),
-        ("rank", pa.int16()),
-        ("item_id", pa.string()),
-        ("score", pa.float32()),
-        ("reason", pa.string()),
-        ("model_version", pa.string()),
-        ("run_id", pa.string()),
-        ("generated_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
+# For the workers that write the table's files, and for Spark.
+RECOMMENDATIONS_ARROW = _RECOMMENDATIONS
+RECOMMENDATIONS = from_arrow_schema(RECOMMENDATIONS_ARROW)
 
 # What a worker tells of a file that it has written; mapInArrow does not cast, so one makes the other.
 SCORED_FILES_ARROW = pa.schema(

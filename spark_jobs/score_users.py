@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError, RecboleLlmError
@@ -26,7 +25,7 @@ from spark_jobs.attempts import prune_runs
 from spark_jobs.carry_over import Base
 from spark_jobs.catalogue import Catalogue, available_items, read_catalogue
 from spark_jobs.config import NightConfig
-from spark_jobs.job import Job, run_job
+from spark_jobs.job import Job, run_each, run_job
 from spark_jobs.ranking import RankingTask, score_files
 
 _log = logging.getLogger(__name__)
@@ -89,11 +88,8 @@ def score_sequences(spark: SparkSession, files: list[str], task: RankingTask) ->
 
     The files hold users in order, so the table's files do.
     """
-    numbered = spark.createDataFrame(list(enumerate(files)), "number int, path string")
-    one_each = numbered.repartitionById(len(files), "number").select("path")
-    return one_each.mapInArrow(
-        functools.partial(score_files, task=task), schemas.SCORED_FILES
-    ).collect()
+    work = functools.partial(score_files, task=task)
+    return run_each(spark, [(file,) for file in files], "path string", work, schemas.SCORED_FILES)
 
 
 def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
@@ -111,9 +107,9 @@ def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
 
 def _check_choice(catalogue: Catalogue, artifact: Artifact, k: int, day: str) -> None:
     known = set(artifact.item_ids)
-    for market, elsewhere in catalogue.elsewhere.items():
+    for market in catalogue.elsewhere:
         of_market = f" in the market {market!r}" if market else ""
-        here = np.delete(np.arange(len(catalogue.items)), elsewhere)
+        here = catalogue.here(market)
         n_known = sum(catalogue.items[place] in known for place in here.tolist())
         if len(here) < k:
             raise DataError(

@@ -8,21 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError
+from recbole_llm.recommendations import RECOMMENDATIONS
 
-COLUMNS = pa.schema(
-    [
-        ("ds", pa.date32()),
-        ("user_id", pa.string()),
-        ("rank", pa.int16()),
-        ("item_id", pa.string()),
-        ("score", pa.float32()),
-        ("reason", pa.string()),
-        ("model_version", pa.string()),
-        ("run_id", pa.string()),
-        ("generated_at", pa.timestamp("us", tz="UTC")),
-    ]
-)
-"""Of every sink's table; those that ``spark_jobs/ranking.py`` writes."""
+COLUMNS = RECOMMENDATIONS
+"""Of every sink's table."""
 
 BATCH_ROWS = 40_000
 

@@ -250,6 +250,19 @@ def test_a_run_without_a_partition_takes_the_parameter(dags: Any) -> None:
         assert _render(task, **context).env["DAY"] == DAY
 
 
+def _run(task: Any, folder: Path, shown: str) -> Any:
+    """Run a task's command with a program that prints what it was given in the program's place."""
+    show = folder / "show arguments"
+    show.write_text(f"#!{sys.executable}\nimport json, os, sys\nprint(json.dumps({shown}))\n")
+    show.chmod(0o755)
+    ran = subprocess.run(
+        ["bash", "-c", task.bash_command],
+        env={**os.environ, **task.env, "RECBOLE_LLM": str(show)},
+        cwd=folder, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(ran.stdout)
+
+
 @pytest.mark.parametrize(
     ("task_id", "more"), [("ensure_champion", ["--if-none"]), ("train", ["--cold"])]
 )
@@ -257,19 +270,10 @@ def test_a_run_without_a_partition_takes_the_parameter(dags: Any) -> None:
 def test_training_gets_its_arguments_whole(
     dags: Any, tmp_path: Path, task_id: str, more: list[str], day: str
 ) -> None:
-    """Run the command against a program that prints what it was given."""
     (task,) = [t for t in _tasks(dags, TRAINING_JOBS) if t.task_id == task_id]
     task = _render(task, partition_key=day, params={"ds": None, "cold": True})
     assert task.env["RECBOLE_LLM"] == "/venv/bin/recbole-llm"
-    show = tmp_path / "show arguments"
-    show.write_text(f"#!{sys.executable}\nimport json, sys\nprint(json.dumps(sys.argv[1:]))\n")
-    show.chmod(0o755)
-    ran = subprocess.run(
-        ["bash", "-c", task.bash_command],
-        env={**os.environ, **task.env, "RECBOLE_LLM": str(show)},
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(ran.stdout) == [
+    assert _run(task, tmp_path, "sys.argv[1:]") == [
         "train", "--warehouse", "/data", "--config", "/night.yaml", "--day", day, *more,
     ]  # fmt: skip
     assert not (tmp_path / "planted").exists()
@@ -287,18 +291,7 @@ def test_sinks_get_the_password_of_the_connection(
     monkeypatch.setenv("PGPASSWORD", "the worker's")
     (task,) = _tasks(dags, SINKS)
     task = _render(task, partition_key=DAY, params={"ds": None}, conn=ConnectionAccessor())
-    show = tmp_path / "show"
-    show.write_text(
-        f"#!{sys.executable}\nimport json, os, sys\n"
-        "print(json.dumps([*sys.argv[1:], os.environ['PGPASSWORD']]))\n"
-    )
-    show.chmod(0o755)
-    ran = subprocess.run(
-        ["bash", "-c", task.bash_command],
-        env={**os.environ, **task.env, "RECBOLE_LLM": str(show)},
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert json.loads(ran.stdout) == [
+    assert _run(task, tmp_path, "[*sys.argv[1:], os.environ['PGPASSWORD']]") == [
         "sync", "--warehouse", "/data", "--config", "/night.yaml", "--day", DAY,
         password or "the worker's",
     ]  # fmt: skip

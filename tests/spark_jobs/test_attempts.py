@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock, Timeout
 
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import attempts
@@ -96,12 +97,13 @@ def test_a_dead_jobs_lock_is_free_and_days_do_not_wait_for_one_another(tmp_path:
     job.start()
     while not (tmp_path / "held").exists():
         job.join(0.01)
-    with one_run_of(warehouse, LATER):
-        pass
+    lock = FileLock(warehouse.locks / f"{DAY}.lock")
+    with one_run_of(warehouse, LATER), pytest.raises(Timeout):
+        lock.acquire(blocking=False)  # the day is held, and the later one was not
     job.kill()
     job.join()
-    with one_run_of(warehouse, DAY):
-        pass  # it does not wait for a dead one
+    with one_run_of(warehouse, DAY), pytest.raises(Timeout):
+        lock.acquire(blocking=False)  # it was free, and is held again
 
 
 def _hold(root: Path) -> None:
