@@ -24,10 +24,11 @@ _KEPT = 32_768
 """Catalogues up to this size are one block, whose scores are kept and not computed again."""
 _SPARE = 44
 """Groups beyond K that are looked into after a look in bfloat16."""
-_ROUNDING = 0.0062
+_ROUNDING = 0.0042
 """By how much a product in bfloat16 is off, of the two vectors' lengths at most: both are rounded by
-2^-9 of their parts, and so is the sum; a little is left for the sums in float32. Of a bias it is off by
-less, for the 1 that it is multiplied by is not rounded."""
+2^-9 of their parts; a little is left for the sums in float32."""
+_OF_SCORE = 1 / 256
+"""By how much the score of a first look is off beside that: it is rounded by 2^-9 of itself."""
 _AT_ONCE = 32
 """States whose groups are looked into together: 2.5 MiB of vectors at H = 64 and K = 20."""
 
@@ -61,8 +62,8 @@ class TopItems:
         self._rough: Tensor | None = None
         if self._block < size and _has_fast_bfloat16(item_matrix.device):
             self._rough = self._vectors.bfloat16()
+            self._rough[: len(rows), -1] = _not_below(self._bias)
             self._longest = item_matrix[rows].norm(dim=1).max()
-            self._heaviest = self._bias.abs().max()
         self._memory: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __call__(
@@ -127,9 +128,10 @@ class TopItems:
         found = self._scores_of(states, groups)
         _add_within(found, groups, added)
         # Maxima of negative scores are not in order, see _maxima; so the K-th must be above those.
-        off = _ROUNDING * (self._longest * states[:, :-1].norm(dim=1) + self._heaviest)
+        highest = outside.clamp(min=0) * (1 + _OF_SCORE)
+        highest += _ROUNDING * self._longest * states[:, :-1].norm(dim=1)
         kth = found.topk(min(k, found.shape[1]), dim=1).values[:, -1]
-        return found, _members(groups), kth >= outside.clamp(min=0) + off
+        return found, _members(groups), kth >= highest
 
     def _ban(self, banned: Tensor | None) -> None:
         """Let these rows alone score minus infinity, through the column that holds the bias."""
@@ -139,9 +141,9 @@ class TopItems:
         if banned is not None:
             places = self._places[banned]
             bias[places[places >= 0]] = -torch.inf
-        for vectors in (self._vectors, self._rough):
-            if vectors is not None:
-                vectors[: self.n_items, -1] = bias
+        self._vectors[: self.n_items, -1] = bias
+        if self._rough is not None:
+            self._rough[: self.n_items, -1] = _not_below(bias)
         self._banned = banned
 
     def _by_place(self, adjustments: Adjustments) -> Adjustments:
@@ -207,6 +209,13 @@ def _has_fast_bfloat16(device: torch.device) -> bool:
     """Whether this CPU multiplies bfloat16 in tiles (AMX)."""
     read = getattr(torch.cpu, "get_capabilities", None)  # new torches have it
     return device.type == "cpu" and read is not None and bool(read().get("amx_bf16"))
+
+
+def _not_below(bias: Tensor) -> Tensor:
+    """Rounded up to bfloat16, so that no item looks worse for its bias than it is."""
+    rounded = bias.bfloat16()
+    upwards = rounded.new_full((), torch.inf)
+    return torch.where(rounded < bias, rounded.nextafter(upwards), rounded)
 
 
 def _best_groups(small: Tensor, large: Tensor, n: int) -> tuple[Tensor, Tensor]:

@@ -64,13 +64,17 @@ def test_more_wanted_than_there_are() -> None:
     assert {frozenset(best[:2].tolist()) for best in rows} == {frozenset({2, 4})}
 
 
-@pytest.mark.parametrize("size", [1.0, 1e-3])
-def test_a_rough_look_is_sure_however_small_the_scores(size: float) -> None:
+@pytest.mark.parametrize(("size", "of_unknown"), [(1.0, 0.0), (1e-3, 0.0), (1.0, -1e4)])
+def test_a_rough_look_is_sure_for_small_scores_and_among_unknown_items(
+    size: float, of_unknown: float
+) -> None:
     torch.manual_seed(0)
+    bias = torch.zeros(20_001)
+    bias[10_000:] = of_unknown
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_KEPT", 0)
         patch.setattr(topk, "_has_fast_bfloat16", lambda _: True)
-        ranker = TopItems(torch.randn(20_001, 64), torch.zeros(20_001))
+        ranker = TopItems(torch.randn(20_001, 64), bias)
     states = torch.cat([size * torch.randn(8, 64), torch.ones(8, 1)], dim=1)
     *_, is_sure = ranker._look_roughly(states, no_adjustments(states), 20)
     assert is_sure.all()
