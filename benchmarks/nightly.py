@@ -5,7 +5,8 @@
 Users with random histories over a random catalogue and an untrained model of the default shape, on
 Spark's two local cores. The first day brings everybody's events, the second one event each of a
 twentieth of the users, the third nothing. The second day is scored twice, once without carrying over
-(``carry_over: false``): that is the full night, and both tables must agree.
+(``carry_over: false``): that is the full night, and both tables must agree. Each night is scored
+several times, and the fastest counts.
 
 **changed_5pct_over_full** and **unchanged_over_full**: seconds of ``score_users`` over the full
 night's. **mismatches**: rows whose item is another although no score nearby is as close as 1e-5.
@@ -16,6 +17,7 @@ Writes ``benchmarks/results/nightly.json``.
 import argparse
 import json
 import logging
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable
@@ -57,6 +59,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--events", type=int, default=50, help="of each user on the first day")
     parser.add_argument("--partitions", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
@@ -71,15 +74,20 @@ def main() -> None:
             step(Job(spark, warehouse, settings, DAYS[number]))
             return {} if step is prepare else warehouse.scored_manifest(DAYS[number])
 
+        def fastest(number: int, settings: Any = config) -> dict[str, Any]:
+            nights = [run(score, number, settings) for _ in range(args.repeats)]
+            return nights[-1] | {"score_seconds": min(night["score_seconds"] for night in nights)}
+
         for step in (prepare, score, publish):
             run(step, 0)
         run(prepare, 1)
-        everybody = run(score, 1, full)
-        few = run(score, 1)
-        agreement = compare(warehouse.root / everybody["path"], warehouse.root / few["path"])
+        everybody = fastest(1, full)
+        whole = shutil.copytree(warehouse.root / everybody["path"], Path(folder) / "whole")
+        few = fastest(1)
+        agreement = compare(whole, warehouse.root / few["path"])
         run(publish, 1)
         run(prepare, 2)
-        nobody = run(score, 2)
+        nobody = fastest(2)
         run(publish, 2)
         nights = {"full": everybody, "changed_5pct": few, "unchanged": nobody}
         content = {

@@ -28,6 +28,7 @@ from spark_jobs.schemas import (
 )
 
 _REASONS = [REASON_MODEL, REASON_POPULAR, REASON_UNCAPPED, REASON_REPEAT]
+_WITHIN_CAP = [_REASONS.index(REASON_MODEL), _REASONS.index(REASON_POPULAR)]
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,8 @@ class Audit:
     """Users who are recommended what they do not want."""
     bad_category_users: int
     """Users with too many items of one category, in rows that do not say ``uncapped``."""
+    bad_reason_users: int
+    """Users with more or fewer rows that say ``uncapped`` or ``repeat`` than the rules make needful."""
     bad_unavailable_item_rows: int
     """Rows whose item is not in the day's catalogue, or not available."""
     bad_market_rows: int
@@ -155,7 +158,7 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
         "bad_score_users": users_of(is_bad_score),
         "bad_seen_users": users_of(is_seen & has_other_reason) if promise.exclude_seen else 0,
         "bad_blocked_users": users_of(np.isin(pair, _pairs(state["blocked_ids"], found))),
-        **_count_by_catalogue(who, item, reason, found, state["market"], promise),
+        **_count_by_catalogue(who, item, reason, found, state, promise),
     }
     return counts
 
@@ -184,48 +187,104 @@ def _count_by_catalogue(
     item: NDArray[np.int64],
     reason: NDArray[np.int64],
     found: pa.Array,
-    markets: pa.ChunkedArray,
+    state: pa.Table,
     promise: Promise,
 ) -> dict[str, int]:
     """What the day's catalogue says of rows; ``item`` and ``found`` are codes and what they mean."""
-    catalogue = _read_items(promise.items)
-    place = _index(found, catalogue["item_id"].combine_chunks())
-    known = np.maximum(place, 0)
-    is_available = catalogue["available"].to_numpy()[known] & (place >= 0)
-    bad_market = 0
+    catalogue = _read_items(promise.items, tuple(promise.markets))
+    place = _index(found, catalogue.item_ids)
+    is_there, known = (place >= 0)[item], np.maximum(place, 0)[item]
+    market = np.zeros(len(state), dtype=np.int64)
     if promise.markets:
-        sold_in = catalogue["markets"].combine_chunks().take(pa.array(known))
-        is_sold = np.zeros((len(promise.markets), len(found)), dtype=bool)
-        is_sold[:, pc.list_value_length(sold_in).to_numpy() == 0] = True
-        named = _index(sold_in.flatten(), pa.array(promise.markets))
-        owners = pc.list_parent_indices(sold_in).to_numpy()[named >= 0]
-        is_sold[named[named >= 0], owners] = True
-        market = _index(pc.fill_null(markets, promise.markets[0]), pa.array(promise.markets))
-        bad_market = int((~is_sold[market[who], item]).sum())
+        named = pc.fill_null(state["market"], promise.markets[0])
+        market = _index(named, pa.array(promise.markets))
     bad_category = 0
     if promise.max_per_category:
-        names = catalogue["category"].combine_chunks().take(pa.array(known))
-        category = names.dictionary_encode().indices.to_numpy()
-        has_one = pc.not_equal(names, "").to_numpy(zero_copy_only=False)
-        counted = has_one[item] & np.isin(
-            reason, [_REASONS.index(each) for each in (REASON_MODEL, REASON_POPULAR)]
-        )
-        pair, n = np.unique(
-            who[counted] * (len(found) + 1) + category[item[counted]], return_counts=True
-        )
-        too_many = pair[n > promise.max_per_category]
-        bad_category = len(np.unique(too_many // (len(found) + 1)))
+        category = catalogue.categories[known]
+        counted = is_there & (category >= 0) & np.isin(reason, _WITHIN_CAP)
+        n_categories = catalogue.categories.max(initial=0) + 1
+        pair, n = np.unique(who[counted] * n_categories + category[counted], return_counts=True)
+        bad_category = len(np.unique(pair[n > promise.max_per_category] // n_categories))
     return {
-        "bad_unavailable_item_rows": int((~is_available[item]).sum()),
-        "bad_market_rows": bad_market,
+        "bad_unavailable_item_rows": int((~catalogue.is_available[known] | ~is_there).sum()),
+        "bad_market_rows": int((~catalogue.is_sold[market[who], known] & is_there).sum()),
         "bad_category_users": bad_category,
+        "bad_reason_users": _count_needless(who, reason, market, catalogue, state, promise),
     }
 
 
+def _count_needless(
+    who: NDArray[np.int64],
+    reason: NDArray[np.int64],
+    market: NDArray[np.int64],
+    catalogue: "_Items",
+    state: pa.Table,
+    promise: Promise,
+) -> int:
+    """Users whose lists break a rule more or less often than what is left makes them; ``who`` rises."""
+    n_repeats, n_uncapped = (
+        np.bincount(who[reason == _REASONS.index(each)], minlength=len(state))
+        for each in (REASON_REPEAT, REASON_UNCAPPED)
+    )
+    users = np.flatnonzero(n_repeats + n_uncapped)
+    lists = state.take(pa.array(users))
+    out = [lists["blocked_ids"]] + ([lists["item_ids"]] if promise.exclude_seen else [])
+    places, owners = (np.concatenate(each) for each in zip(*map(catalogue.find, out), strict=True))
+    bad = 0
+    for number, user in enumerate(users):
+        is_left = catalogue.is_available & catalogue.is_sold[market[user]]
+        is_left[places[owners == number]] = False
+        n_left = n_within = int(is_left.sum())
+        if promise.max_per_category:
+            category = catalogue.categories[is_left]
+            of_each = np.bincount(category[category >= 0])
+            n_within = int(np.minimum(of_each, promise.max_per_category).sum())
+            n_within += int((category < 0).sum())
+        expected = max(0, promise.k - n_left), max(0, promise.k - n_within)
+        bad += (n_repeats[user], n_repeats[user] + n_uncapped[user]) != expected
+    return bad
+
+
+@dataclass(frozen=True)
+class _Items:
+    """The day's catalogue, by place."""
+
+    item_ids: pa.Array
+    is_available: NDArray[np.bool_]
+    categories: NDArray[np.int64]
+    """Numbers from 0 on; -1 for none."""
+    is_sold: NDArray[np.bool_]
+    """(markets, items)"""
+
+    def find(self, lists: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the items of lists that are in the catalogue, and which list each is in."""
+        together = lists.combine_chunks()
+        places = _index(together.flatten(), self.item_ids)
+        owners = pc.list_parent_indices(together).to_numpy()
+        return places[places >= 0], owners[places >= 0]
+
+
 @functools.lru_cache(maxsize=1)
-def _read_items(folder: str) -> pa.Table:
+def _read_items(folder: str, markets: tuple[str, ...]) -> _Items:
     columns = ["item_id", "category", "available", "markets"]
-    return pq.read_table(folder, columns=columns).combine_chunks()
+    items = pq.read_table(folder, columns=columns).combine_chunks()
+    category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
+    codes = category.combine_chunks().dictionary_encode().indices.fill_null(-1)
+    sold_in = items["markets"].combine_chunks()
+    is_sold = np.zeros((max(len(markets), 1), len(items)), dtype=bool)
+    is_sold[:, pc.list_value_length(sold_in).to_numpy() == 0] = True
+    if markets:
+        named = _index(sold_in.flatten(), pa.array(markets))
+        owners = pc.list_parent_indices(sold_in).to_numpy()
+        is_sold[named[named >= 0], owners[named >= 0]] = True
+    else:
+        is_sold[:] = True
+    return _Items(
+        items["item_id"].combine_chunks(),
+        items["available"].to_numpy(),
+        codes.to_numpy().astype(np.int64),
+        is_sold,
+    )
 
 
 def _index(values: pa.ChunkedArray | pa.Array, among: pa.Array) -> NDArray[np.int64]:

@@ -4,6 +4,7 @@ The driver reads it once, the workers get it broadcast.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from recbole_llm.errors import DataError
 from spark_jobs.schemas import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
 
 _LOOKED_INTO = 50
-"""Times K popular items, at the least, that a list is filled up from within a cap by category."""
+"""Times K popular items that a list is filled up from before all of the catalogue is looked at."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,23 @@ class Popular:
         self._exclude_seen = exclude_seen
         self._cap = max_per_category or k
 
+    @cached_property
+    def _rank_in_category(self) -> NDArray[np.int64]:
+        """(items here,) how many more popular ones have the item's category; 0 where it has none."""
+        categories = self._catalogue.categories[self._here]
+        order = np.argsort(categories, kind="stable")
+        starts = np.searchsorted(categories[order], categories[order])
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order)) - starts
+        return np.where(categories < 0, 0, ranks)
+
+    def _walk(self, n_first: int, n_of_each: int) -> Iterator[int]:
+        """Places of the most popular items, and then of the most popular of each category."""
+        yield from self._here[:n_first].tolist()
+        if n_first < len(self._here):
+            is_near = self._rank_in_category[n_first:] < n_of_each
+            yield from self._here[n_first:][is_near].tolist()
+
     def fill(self, user: dict[str, Any], chosen: list[str]) -> list[tuple[str, float, str]]:
         """What is missing of a user's list.
 
@@ -117,9 +135,10 @@ class Popular:
         """
         seen = set(user["item_ids"]) if self._exclude_seen else set()
         out, taken = set(user["blocked_ids"]), set(chosen)
-        # So many that K are left of them, where so many are left at all.
-        n_looked_into = max(_LOOKED_INTO * self._k, self._k + len(seen | out | taken))
-        places = self._here[:n_looked_into].tolist()
+        # So many that K are left of them, where so many are left at all; and of each category so
+        # many that it is full of those left.
+        n_gone = len(seen | out | taken)
+        n_first = max(_LOOKED_INTO * self._k, self._k + n_gone)
         categories = self._catalogue.categories
         counts = Counter(int(categories[self._catalogue.positions[item]]) for item in chosen)
         rows: list[tuple[str, float, str]] = []
@@ -128,7 +147,8 @@ class Popular:
             (REASON_UNCAPPED, out | seen, self._k),
             (REASON_REPEAT, out, self._k),
         ):
-            for place in places:
+            n_of_each = self._cap + n_gone if cap < self._k else 0
+            for place in self._walk(n_first, n_of_each):
                 if len(taken) == self._k:
                     return rows
                 item, category = self._catalogue.items[place], int(categories[place])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -167,6 +168,21 @@ def test_popular_items_by_hand() -> None:
         Popular(catalogue, "at", 3, True, 0).fill(user, [])
 
 
+def test_a_popular_item_of_another_category_is_found_far_down(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("spark_jobs.catalogue._LOOKED_INTO", 1)
+    categories = pa.array([0] * 30 + [1] * 30).to_numpy()
+    everywhere = {"": pa.array([], pa.int64()).to_numpy()}
+    shares = np.arange(60, 0, -1) / 60
+    catalogue = Catalogue([f"{n}" for n in range(60)], shares, categories, everywhere)
+    user = {"user_id": "u", "item_ids": ["0", "30"], "blocked_ids": ["31"]}
+    rows = Popular(catalogue, "", 3, True, 1).fill(user, [])
+    assert [(item, reason) for item, _, reason in rows] == [
+        ("1", "popular"), ("32", "popular"), ("2", "uncapped")
+    ]  # fmt: skip
+
+
 _FIRST = "user_id = 'u2' AND rank = 1"
 _SPOILT = {
     "label_rows=3": "SELECT * REPLACE (if(user_id = 'u2', 'other', run_id) AS run_id) FROM rows",
@@ -186,6 +202,8 @@ _SPOILT = {
     "blocked_users=1": "SELECT * REPLACE (if(user_id = 'u3' AND rank = 1, 'i18', item_id) AS item_id) "
     "FROM rows",
     "unavailable_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
+    "reason_users=1": f"SELECT * REPLACE (if({_FIRST}, 'repeat', reason) AS reason) FROM rows",
+    "reason_users=1 ": f"SELECT * REPLACE (if({_FIRST}, 'uncapped', reason) AS reason) FROM rows",
     "market_rows=1": "SELECT * REPLACE (if(user_id = 'u1' AND rank = 1, 'i18', item_id) AS item_id) "
     "FROM rows",
 }
