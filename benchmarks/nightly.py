@@ -58,13 +58,11 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=150_000)
     parser.add_argument("--items", type=int, default=12_000)
     parser.add_argument("--events", type=int, default=50, help="of each user on the first day")
-    parser.add_argument("--partitions", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
     config = load_night_config(Path(config_path(".", "nightly")))
-    config = replace(config, partitions=args.partitions)
     full = replace(config, carry_over=False)
     with tempfile.TemporaryDirectory() as folder, start_spark("nightly", config) as spark:
         warehouse = Warehouse(folder)
@@ -94,6 +92,7 @@ def main() -> None:
             **describe_run(),
             "seed": 0,
             **vars(args),
+            "partitions": config.partitions,
             "nights": {
                 name: {key: night[key] for key in
                        ("n_users", "n_carried_users", "score_seconds", "features_seconds")}

@@ -35,6 +35,8 @@ from spark_jobs.schemas import (
 
 _OF_USERS = ["user_id", "item_ids", "blocked_ids", "market"]
 _REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
+_MORE_CARRIED = 8
+"""Times the users of a batch that may be read at once where most lists stand again."""
 USERS_TO_READ = 500
 """Users of a row group of the table, which a lookup reads for one of them."""
 
@@ -140,11 +142,14 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     file = pq.ParquetFile(path)
     everybody = file.read(["user_id", "state_hash"]).combine_chunks()
     carried = find_carried(task.base.value, everybody["user_id"], everybody["state_hash"], task.k)
+    n_carried_users = int((carried.starts >= 0).sum())
     n_done = n_unknown = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
     with open_table(staging) as writer:
-        for users in file.iter_batches(task.users_per_batch, columns=_OF_USERS):
+        for users in file.iter_batches(
+            _batch_size(task, everybody.num_rows, n_carried_users), columns=_OF_USERS
+        ):
             starts = carried.starts[n_done : n_done + len(users)]
             n_done += len(users)
             anew = np.flatnonzero(starts < 0)
@@ -157,9 +162,15 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     return {
         "file": final.name,
         "n_users": n_done,
-        "n_carried_users": int((carried.starts >= 0).sum()),
+        "n_carried_users": n_carried_users,
         "n_unknown_items": n_unknown,
     }
+
+
+def _batch_size(task: RankingTask, n_users: int, n_carried_users: int) -> int:
+    """Users to read at once, so that enough of them are ranked together."""
+    share = (n_users - n_carried_users) / max(n_users, 1)
+    return int(task.users_per_batch * min(_MORE_CARRIED, 1 / max(share, 1e-9)))
 
 
 def open_table(path: Path) -> pq.ParquetWriter:
