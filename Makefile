@@ -4,6 +4,7 @@ PORT ?= 8080
 DAY ?=
 WAREHOUSE ?= warehouse
 TESTS ?= tests
+WORKERS ?= 2
 # Most of a test's Spark is a JVM that warms up: the quick compiler is enough.
 SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -32,7 +33,8 @@ test:
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 	.venv-airflow/bin/python -m pytest -p no:cacheprovider tests/dags
-	JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" .venv/bin/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" \
+		.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 setup: $(MAIN) $(AIRFLOW)
 
