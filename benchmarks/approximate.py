@@ -124,7 +124,7 @@ def _spread(real: Tensor, n: int) -> tuple[Tensor, dict[str, float]]:
     sizes = [len(real) // part for part in (16, 8, 4, 2, 1)]
     means = [
         _nearest(some, some).mean().item()
-        for some in (real[torch.randperm(len(real), generator=generator)[:n]] for n in sizes)
+        for some in (real[torch.randperm(len(real), generator=generator)[:size]] for size in sizes)
     ]
     slope, start = np.polyfit(np.log(sizes), np.log(means), 1)
     expected = float(np.exp(start + slope * np.log(n)))

@@ -182,6 +182,25 @@ def _count_rows(rows: pa.Table, promise: Promise) -> dict[str, int]:
     return {"n_rows": len(rows), "bad_label_rows": int(is_other.sum())}
 
 
+@dataclass(frozen=True)
+class _Items:
+    """The day's catalogue, by place."""
+
+    item_ids: pa.Array
+    is_available: NDArray[np.bool_]
+    categories: NDArray[np.int64]
+    """Numbers from 0 on; -1 for none."""
+    is_sold: NDArray[np.bool_]
+    """(markets, items)"""
+
+    def find(self, lists: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Places of the items of lists that are in the catalogue, and which list each is in."""
+        together = lists.combine_chunks()
+        places = _index(together.flatten(), self.item_ids)
+        owners = pc.list_parent_indices(together).to_numpy()
+        return places[places >= 0], owners[places >= 0]
+
+
 def _count_by_catalogue(
     who: NDArray[np.int64],
     item: NDArray[np.int64],
@@ -217,7 +236,7 @@ def _count_needless(
     who: NDArray[np.int64],
     reason: NDArray[np.int64],
     market: NDArray[np.int64],
-    catalogue: "_Items",
+    catalogue: _Items,
     state: pa.Table,
     promise: Promise,
 ) -> int:
@@ -245,25 +264,6 @@ def _count_needless(
     return bad
 
 
-@dataclass(frozen=True)
-class _Items:
-    """The day's catalogue, by place."""
-
-    item_ids: pa.Array
-    is_available: NDArray[np.bool_]
-    categories: NDArray[np.int64]
-    """Numbers from 0 on; -1 for none."""
-    is_sold: NDArray[np.bool_]
-    """(markets, items)"""
-
-    def find(self, lists: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Places of the items of lists that are in the catalogue, and which list each is in."""
-        together = lists.combine_chunks()
-        places = _index(together.flatten(), self.item_ids)
-        owners = pc.list_parent_indices(together).to_numpy()
-        return places[places >= 0], owners[places >= 0]
-
-
 @functools.lru_cache(maxsize=1)
 def _read_items(folder: str, markets: tuple[str, ...]) -> _Items:
     columns = ["item_id", "category", "available", "markets"]
@@ -271,14 +271,11 @@ def _read_items(folder: str, markets: tuple[str, ...]) -> _Items:
     category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
     codes = category.combine_chunks().dictionary_encode().indices.fill_null(-1)
     sold_in = items["markets"].combine_chunks()
-    is_sold = np.zeros((max(len(markets), 1), len(items)), dtype=bool)
+    is_sold = np.full((max(len(markets), 1), len(items)), not markets)
     is_sold[:, pc.list_value_length(sold_in).to_numpy() == 0] = True
-    if markets:
-        named = _index(sold_in.flatten(), pa.array(markets))
-        owners = pc.list_parent_indices(sold_in).to_numpy()
-        is_sold[named[named >= 0], owners[named >= 0]] = True
-    else:
-        is_sold[:] = True
+    named = _index(sold_in.flatten(), pa.array(markets, pa.string()))
+    owners = pc.list_parent_indices(sold_in).to_numpy()
+    is_sold[named[named >= 0], owners[named >= 0]] = True
     return _Items(
         items["item_id"].combine_chunks(),
         items["available"].to_numpy(),

@@ -169,8 +169,8 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
 
 def _batch_size(task: RankingTask, n_users: int, n_carried_users: int) -> int:
     """Users to read at once, so that enough of them are ranked together."""
-    share = (n_users - n_carried_users) / max(n_users, 1)
-    return int(task.users_per_batch * min(_MORE_CARRIED, 1 / max(share, 1e-9)))
+    n_anew = max(n_users - n_carried_users, 1)
+    return int(task.users_per_batch * min(_MORE_CARRIED, max(n_users / n_anew, 1)))
 
 
 def open_table(path: Path) -> pq.ParquetWriter:
