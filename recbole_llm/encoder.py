@@ -43,6 +43,8 @@ class EncoderSpec:
     """Texts in a batch; changes speed, not results."""
     dtype: str = "float32"
     """Weights' type on a GPU; a CPU always uses float32."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
 
     def __post_init__(self) -> None:
         if self.pooling not in (None, *_POOLINGS):
@@ -137,6 +139,8 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
     pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
     digest = hashlib.sha256(f"{pooling}\n{spec.max_tokens}\n".encode())
     files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
+    if spec.adapter is not None:
+        files += sorted(_model_files(Path(spec.adapter), False))
     for file in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:
@@ -210,6 +214,10 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
+    if spec.adapter is not None:
+        from recbole_llm.lora import load_lora
+
+        load_lora(model, Path(spec.adapter))
     return model
 
 

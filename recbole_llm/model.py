@@ -1,6 +1,6 @@
 """LLMSeqRec: RecBole's adapter around the network in ``layers``."""
 
-from typing import Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from recbole.config import Config
@@ -22,6 +22,9 @@ from recbole_llm.layers import (
     score_vectors,
 )
 from recbole_llm.objective import training_loss
+
+if TYPE_CHECKING:
+    from recbole_llm.finetune import TunedEncoder
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -55,8 +58,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             options.new_item_bias,
         )  # fmt: skip
         for name, value in catalogue._asdict().items():
-            # Not persistent: a checkpoint does not carry what the data and the cache hold.
-            self.register_buffer(name, value, persistent=False)
+            # A checkpoint does not carry what the data and the cache hold, but what training changed.
+            is_trained = name == "text_vectors" and options.finetune is not None
+            self.register_buffer(name, value, persistent=is_trained)
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
@@ -66,6 +70,10 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             SequenceEncoder(options.sequence),
             RepeatBias(options.sequence.repeat_lags) if options.sequence.repeat_lags else None,
         )  # fmt: skip
+        self.tuned: TunedEncoder | None = None
+        self._is_stale = False
+        if options.finetune is not None:
+            self.tuned = dataset.tuned_encoder(str(self.device))
         self.average: AveragedModel | None = None
         if options.ema_decay:
             rule = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
@@ -82,10 +90,25 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         return Catalogue(*(getattr(self, name) for name in Catalogue._fields))
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and ranking; item vectors are built anew after each switch."""
+        """Switch between training and ranking; item vectors are built anew after each switch, and a
+        trained encoder reads all texts anew before it ranks."""
         self._item_matrix = None
         super().train(mode)
+        if self._is_stale and not mode and self.tuned is not None:
+            vectors = self.tuned.encode_all()
+            self.text_vectors[:, : vectors.shape[1]] = vectors
+            self._is_stale = False
         return self
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trained weights, for an optimiser; the encoder's have a learning rate of their own."""
+        if self.tuned is None or self.options.finetune is None:
+            return [{"params": [*self.parameters()]}]
+        tuned = {id(value) for value in self.tuned.parameters()}
+        return [
+            {"params": [value for value in self.parameters() if id(value) not in tuned]},
+            {"params": [*self.tuned.parameters()], "lr": self.options.finetune.learning_rate},
+        ]
 
     def item_matrix(self) -> Tensor:
         """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero.
@@ -114,10 +137,18 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """
         if self.average is not None:  # of the weights as the last step left them
             self.average.update_parameters(self.network)
+        item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
+        catalogue = self.catalogue
+        if self.tuned is not None:
+            self._is_stale = True
+            met = torch.cat([item_seq.flatten(), last])
+            catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
         loss = training_loss(
-            self.network, self.catalogue, self.options.objective, self.options.sequence,
-            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.POS_ITEM_ID],
+            self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
+            interaction[self.ITEM_SEQ_LEN], last,
         )  # fmt: skip
+        if self.tuned is not None:
+            loss = loss + self.tuned.text_loss()
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
             raise TrainingError(

@@ -3,7 +3,7 @@
 What comes out is a folder that serves as ``encoder`` in any training.
 """
 
+from recbole_llm.pretrain.loop import pretrain
 from recbole_llm.pretrain.options import PretrainOptions, pretrain_options
-from recbole_llm.pretrain.run import pretrain
 
 __all__ = ["PretrainOptions", "pretrain", "pretrain_options"]

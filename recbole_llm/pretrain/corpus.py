@@ -38,7 +38,8 @@ class Corpus:
         ]
         pairs = np.concatenate([np.zeros((0, 2), np.int64), *found])
         differs = np.array([self.texts[one] != self.texts[other] for one, other in pairs], bool)
-        return pairs[differs]
+        different: NDArray[np.int64] = pairs[differs]
+        return different
 
     def described(self) -> list[str]:
         """The distinct item texts, in the items' order."""
@@ -56,7 +57,9 @@ class Corpus:
         """(N, 2) last training item and the other one that followed, where both have a text."""
         pairs = np.stack([self.last, self.following], 1)
         has_text = np.array([bool(text) for text in self.texts])
-        return pairs[has_text[pairs].all(1) & (pairs[:, 0] != pairs[:, 1])]
+        is_kept = has_text[pairs].all(1) & (pairs[:, 0] != pairs[:, 1])
+        kept: NDArray[np.int64] = pairs[is_kept]
+        return kept
 
 
 def read_corpus(

@@ -5,7 +5,6 @@ top of the encoder. ``PARTS`` makes of a corpus what the trainer needs: rows, a 
 which the best weights are told.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
@@ -21,20 +20,13 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from sentence_transformers.util import cos_sim
 from torch import Tensor, nn
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    DataCollatorForLanguageModeling,
-)
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_MASKED_LM_MAPPING,
-)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.language_model import LanguageModelLoss, is_causal, is_masked, same_draws
+from recbole_llm.lora import plain_network
 from recbole_llm.pretrain.corpus import Corpus
 from recbole_llm.pretrain.options import PretrainOptions
-
 
 _N_HELD_OUT_PAIRS = 512
 """Validation pairs that tell the contrastive loss; next-item retrieval says the rest."""
@@ -52,7 +44,7 @@ class Parts:
     """The figure that tells the best weights, ``ndcg@10`` or ``loss``."""
 
 
-class PopularityCorrectedLoss(MultipleNegativesRankingLoss):  # type: ignore[misc]
+class PopularityCorrectedLoss(MultipleNegativesRankingLoss):
     """In-batch negatives without their popularity.
 
     The other items of a batch are drawn as often as they are met, so that popular ones would be pushed
@@ -77,48 +69,43 @@ class PopularityCorrectedLoss(MultipleNegativesRankingLoss):  # type: ignore[mis
         return cos_sim(anchors, positives) - self._log_chance / self.scale
 
 
-class LanguageModelLoss(nn.Module):
-    """The encoder's own language modelling, by the head that transformers puts on it.
+class DenoisingLoss(DenoisingAutoEncoderLoss):
+    """A text is rebuilt from the vector of what is left of it when tokens are taken out.
 
-    Args:
-        model: its network is trained; the head shares what it ties to the network's word vectors.
-        source: where the model was loaded from, ``(folder, keywords)`` of ``from_pretrained``.
-        mask_prob: share of the tokens to guess, for a masked language model; None for a causal one,
-            which guesses each token from those before it.
+    Source: TSDAE, Wang et al., arXiv:2104.06979; the damage is done here and not to the rows, so that
+    torch's generator, whose state a checkpoint carries, draws it.
     """
 
-    def __init__(
-        self, model: SentenceTransformer, source: tuple[str, dict[str, Any]],
-        mask_prob: float | None,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        kind = AutoModelForCausalLM if mask_prob is None else AutoModelForMaskedLM
-        self.network = kind.from_pretrained(source[0], **source[1])
-        setattr(self.network, self.network.base_model_prefix, model.transformers_model)
-        self.network.tie_weights()
-        self._collator = None
-        if mask_prob is not None:
-            self._collator = DataCollatorForLanguageModeling(
-                model.tokenizer, mlm_probability=mask_prob
-            )
+    def __init__(self, model: SentenceTransformer, deletion_prob: float) -> None:
+        super().__init__(model)
+        self._deletion_prob = deletion_prob
 
-    def forward(self, sentence_features: Any, labels: Tensor | None) -> Tensor:
-        """Mean negative log-likelihood of a batch's guessed tokens, in nats."""
+    def forward(self, sentence_features: Any, labels: Any) -> Tensor:
+        """Mean negative log-likelihood of a batch's tokens, in nats."""
         (features,) = sentence_features
-        tokens, is_real = features["input_ids"], features["attention_mask"]
-        if self._collator is None:
-            inputs, wanted = tokens, tokens.masked_fill(is_real == 0, -100)
-        else:
-            # In evaluation the same tokens are masked each time, so that its figures compare.
-            with torch.random.fork_rng(enabled=not self.training):
-                if not self.training:
-                    torch.manual_seed(0)
-                on_cpu, wanted = self._collator.torch_mask_tokens(tokens.cpu().clone())
-            inputs, wanted = on_cpu.to(tokens.device), wanted.to(tokens.device)
-        loss: Tensor = self.network(
-            input_ids=inputs, attention_mask=is_real, labels=wanted, use_cache=False
-        ).loss
+        with same_draws(not self.training):
+            damaged = delete_tokens(features, self._deletion_prob)
+        loss: Tensor = super().forward([damaged, features], labels)
         return loss
+
+
+def delete_tokens(features: dict[str, Tensor], prob: float) -> dict[str, Tensor]:
+    """Take tokens out of texts, each with the same chance; the first one stays, as [CLS] is.
+
+    Args:
+        features: (B, T) int64 ``input_ids`` and ``attention_mask``, padded on the right.
+    Returns:
+        The same two, what is left moved to the left.
+    """
+    tokens, is_real = features["input_ids"], features["attention_mask"].bool()
+    is_kept = is_real & (torch.rand(tokens.shape, device=tokens.device) >= prob)
+    is_kept[:, 0] = True
+    order = torch.argsort(is_kept.byte(), dim=1, descending=True, stable=True)
+    width = int(is_kept.sum(1).max())
+    return {
+        "input_ids": tokens.gather(1, order)[:, :width],
+        "attention_mask": is_kept.gather(1, order)[:, :width].to(features["attention_mask"].dtype),
+    }
 
 
 def _contrastive(
@@ -149,89 +136,53 @@ def _contrastive(
 def _denoising(
     model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
 ) -> Parts:
-    kind = type(model.transformers_model.config)
-    decoder = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
+    kind = type(plain_network(model).config)
+    decoder: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
     if decoder is None or "encoder_hidden_states" not in signature(decoder.forward).parameters:
         _refuse(model, options, "contrastive, or an encoder that can decode from a vector, as BERT")
-    train, held_out = _split(corpus.described(), options)
-
-    def damage(batch: dict[str, list[str]]) -> dict[str, list[str]]:
-        noisy = [_delete_words(text, options.deletion_prob) for text in batch["text"]]
-        return {"noisy": noisy, "text": batch["text"]}
-
-    def rows(texts: list[str]) -> Dataset:
-
-        found = Dataset.from_dict({"noisy": texts, "text": texts})
-        found.set_transform(damage)
-        return found
-
-    loss = DenoisingAutoEncoderLoss(model)
-    return Parts(rows(train), rows(held_out), loss, "batch_sampler", "loss")
-
-
-def _delete_words(text: str, prob: float) -> str:
-    """Leave words out, each with the same chance; one word at least stays.
-
-    Python's own generator draws: a checkpoint of transformers carries its state.
-    """
-    words = text.split()
-    kept = [word for word in words if random.random() >= prob]
-    return " ".join(kept or words[:1]) or text
+    loss = DenoisingLoss(model, options.deletion_prob)
+    return _of_texts(corpus.described(), options, loss)
 
 
 def _masked(
     model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
 ) -> Parts:
-    _check_kind(model, options, MODEL_FOR_MASKED_LM_MAPPING, "clm or contrastive")
-    return _language_model(model, corpus, options, source, options.mask_prob)
+    if not is_masked(model):
+        _refuse(model, options, "clm or contrastive")
+    loss = LanguageModelLoss(model, source, options.mask_prob)
+    return _of_texts(_read_texts(corpus, options), options, loss)
 
 
 def _causal(
     model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
 ) -> Parts:
-    config = model.transformers_model.config
-    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:  # BERT can be made to decode; it was not
+    if not is_causal(model):
         _refuse(model, options, "mlm, denoising or contrastive")
-    _check_kind(model, options, MODEL_FOR_CAUSAL_LM_MAPPING, "mlm or contrastive")
-    return _language_model(model, corpus, options, source, None)
-
-
-def _check_kind(model: SentenceTransformer, options: PretrainOptions, kinds: Any, take: str) -> None:
-    if type(model.transformers_model.config) not in kinds:
-        _refuse(model, options, take)
+    return _of_texts(_read_texts(corpus, options), options, LanguageModelLoss(model, source, None))
 
 
 def _refuse(model: SentenceTransformer, options: PretrainOptions, take: str) -> None:
     raise ConfigError(
         f"objective {options.objective} does not fit {options.encoder}, a "
-        f"{type(model.transformers_model).__name__}: take {take}"
+        f"{type(plain_network(model)).__name__}: take {take}"
     )
 
 
-def _language_model(
-    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any,
-    mask_prob: float | None,
-) -> Parts:  # fmt: skip
-    texts = []
-    if "items" in options.corpus.split("+"):
-        texts += corpus.described()
-    if "sequences" in options.corpus.split("+"):
-        texts += corpus.rendered(options.sequence_items)
-    train, held_out = ({"text": part} for part in _split(texts, options))
-    return Parts(
-        Dataset.from_dict(train), Dataset.from_dict(held_out),
-        LanguageModelLoss(model, source, mask_prob), "batch_sampler", "loss",
-    )  # fmt: skip
+def _read_texts(corpus: Corpus, options: PretrainOptions) -> list[str]:
+    kinds = options.corpus.split("+")
+    items = corpus.described() if "items" in kinds else []
+    return items + (corpus.rendered(options.sequence_items) if "sequences" in kinds else [])
 
 
-def _split(texts: list[str], options: PretrainOptions) -> tuple[list[str], list[str]]:
-    """Training texts, and the held-out share of them; at least one each."""
+def _of_texts(texts: list[str], options: PretrainOptions, loss: nn.Module) -> Parts:
+    """The training texts, and the held-out share of them; at least one each."""
     order = np.random.default_rng(options.seed).permutation(len(texts))
     n_held_out = min(max(round(options.held_out * len(texts)), 1), len(texts) - 1)
-    return (
-        [texts[place] for place in order[n_held_out:]],
-        [texts[place] for place in order[:n_held_out]],
+    held_out, train = (
+        Dataset.from_dict({"text": [texts[place] for place in part]})
+        for part in np.split(order, [n_held_out])
     )
+    return Parts(train, held_out, loss, "batch_sampler", "loss")
 
 
 PARTS: dict[str, Callable[[SentenceTransformer, Corpus, PretrainOptions, Any], Parts]] = {

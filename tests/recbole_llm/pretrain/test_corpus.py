@@ -66,6 +66,6 @@ def test_items_without_text_and_twins_are_left_out(tmp_path: Path) -> None:
 
 
 def test_nothing_to_read(tmp_path: Path) -> None:
-    texts = {item: "The same" for item in TEXTS}
+    texts = dict.fromkeys(TEXTS, "The same")
     with pytest.raises(DataError, match="1 different item texts, and 1 users with two items"):
         _corpus(tmp_path, {"u": ["i0", "i1", "i2", "i3"]}, texts)

@@ -108,9 +108,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_another_run_s_checkpoints_are_refused(
-    cycle: Path, tiny_encoders: dict[str, Path]
-) -> None:
+def test_another_run_s_checkpoints_are_refused(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
     _run(cycle, "taught", tiny_encoders["bert"], epochs=1)
     with pytest.raises(ConfigError, match="taught is already there"):
         _run(cycle, "taught", tiny_encoders["bert"], epochs=1)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from sentence_transformers import (
     SentenceTransformer,
@@ -34,6 +34,7 @@ from recbole_llm.encoder import (
     locate_weights,
 )
 from recbole_llm.errors import ConfigError
+from recbole_llm.lora import add_lora, plain_network, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
 from recbole_llm.pretrain.objectives import PARTS
 from recbole_llm.pretrain.options import PretrainOptions
@@ -83,10 +84,10 @@ def pretrain(
         replace_json(untaught, trainer.evaluate())
     # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole process.
     with torch.autograd.set_detect_anomaly(False):
-        trainer.train(resume_from_checkpoint=resume_from and str(resume_from))
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     model: SentenceTransformer = trainer.model
     if isinstance(model.transformers_model, PeftModel):
-        model[0].model = model.transformers_model.merge_and_unload()
+        put_network(model, model.transformers_model.merge_and_unload())
     history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     told = {
         **about, "valid_users": len(valid),
@@ -139,9 +140,10 @@ def _trainer(
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_sentence_transformer(path, spec, device)
     if options.lora_r:
-        model[0].model = _with_lora(model, options)
+        put_network(model, add_lora(model, options.lora_r, "all-linear"))
     if options.gradient_checkpointing:
-        model.transformers_model.gradient_checkpointing_enable()
+        plain_network(model).gradient_checkpointing_enable()
+        plain_network(model).enable_input_require_grads()
     gguf = {} if path.is_dir() else {"gguf_file": path.name}
     source = (
         str(path if path.is_dir() else path.parent),
@@ -193,18 +195,7 @@ def _trainer(
     return trainer, valid
 
 
-def _with_lora(model: SentenceTransformer, options: PretrainOptions) -> Any:
-    network = model.transformers_model
-    config = LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION,
-        r=options.lora_r,
-        lora_alpha=2 * options.lora_r,
-        target_modules="all-linear",
-    )
-    return get_peft_model(network, config)
-
-
-class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
+class _Trainer(SentenceTransformerTrainer):
     """The library's trainer; a checkpoint also keeps what the loss itself trains, as a head."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
@@ -214,9 +205,9 @@ class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
         super()._save(output_dir, state_dict)
         if own := self._own_weights():
             tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
-            save_file(tensors, Path(output_dir or self.args.output_dir) / _LOSS)
+            save_file(tensors, Path(output_dir or str(self.args.output_dir)) / _LOSS)
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
         super()._load_from_checkpoint(checkpoint_path)
         path = Path(checkpoint_path) / _LOSS
         if path.is_file():
@@ -226,10 +217,11 @@ class _Trainer(SentenceTransformerTrainer):  # type: ignore[misc]
 
     def _own_weights(self) -> dict[str, Tensor]:
         shared = {id(value) for value in self.model.parameters()}
-        return {n: p for n, p in self.loss.named_parameters() if id(p) not in shared}
+        loss: Any = self.loss
+        return {name: own for name, own in loss.named_parameters() if id(own) not in shared}
 
 
-class _Tell(TrainerCallback):  # type: ignore[misc]
+class _Tell(TrainerCallback):
     """One line an evaluation."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
