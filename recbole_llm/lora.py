@@ -29,19 +29,21 @@ def add_lora(
     """
     network: Any = model.transformers_model
     names: str | list[str] = targets if targets == "all-linear" else targets.split("+")
+    modules = dict(network.named_modules())
+    found = {name.rpartition(".")[2] for name in modules}
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
         target_modules=names,
         lora_dropout=dropout,
-        exclude_modules=r".*\bpooler\..*",  # BERT has one; token states are pooled here without it
+        # BERT has one, which nothing reads: token states are pooled here.
+        exclude_modules=r".*\bpooler\..*" if "pooler" in modules else None,
     )
-    found = {name.rpartition(".")[2] for name, _ in network.named_modules()}
     if isinstance(names, list) and (absent := [name for name in names if name not in found]):
         linear = sorted(
             {
                 name.rpartition(".")[2]
-                for name, module in network.named_modules()
+                for name, module in modules.items()
                 if type(module).__name__ in ("Linear", "Conv1D")
             }
         )
