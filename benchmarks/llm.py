@@ -12,8 +12,8 @@ Three parts, each with the same split and seeds at every stage:
   users whose test item is one of them, as in ``benchmarks.cold``. The encoder is pre-trained on the
   cut data, so that it has not seen those items in use either.
 
-**text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage that
-is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
+**text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
+that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
 
 Encoders that were pre-trained stay in ``--work`` and are not made again. Writes
 ``benchmarks/results/llm.json`` after every run, with the seconds that each took.

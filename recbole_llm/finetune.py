@@ -1,7 +1,7 @@
 """A text encoder that the recommendation loss trains, by LoRA, inside RecBole's loop.
 
 A step encodes the texts of a few of the batch's items, with gradient; the other items keep the vectors
-that they had. All texts are encoded anew whenever the model turns from training to ranking.
+that they had. All texts are encoded anew every ``encoder.refresh_epochs`` epochs, before validation.
 
 Sizes: V items including padding, E width of the encoder's whitened vectors.
 """

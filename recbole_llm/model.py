@@ -72,6 +72,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         )  # fmt: skip
         self.tuned: TunedEncoder | None = None
         self._is_stale = False
+        self._epochs_since_refresh = 0
         if options.finetune is not None:
             self.tuned = dataset.tuned_encoder(str(self.device))
         self.average: AveragedModel | None = None
@@ -90,15 +91,22 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         return Catalogue(*(getattr(self, name) for name in Catalogue._fields))
 
     def train(self, mode: bool = True) -> Self:
-        """Switch between training and ranking; item vectors are built anew after each switch, and a
-        trained encoder reads all texts anew before it ranks."""
+        """Switch between training and ranking; item vectors are built anew after each switch."""
         self._item_matrix = None
         super().train(mode)
-        if self._is_stale and not mode and self.tuned is not None:
+        if self._is_stale and not mode:
+            self._is_stale = False
+            self._refresh_texts()
+        return self
+
+    def _refresh_texts(self) -> None:
+        """Let a trained encoder read all texts anew, every ``encoder.refresh_epochs`` epochs."""
+        assert self.tuned is not None and self.options.finetune is not None
+        self._epochs_since_refresh += 1
+        if self._epochs_since_refresh >= self.options.finetune.refresh_epochs:
+            self._epochs_since_refresh = 0
             vectors = self.tuned.encode_all()
             self.text_vectors[:, : vectors.shape[1]] = vectors
-            self._is_stale = False
-        return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The trained weights, for an optimiser; the encoder's have a learning rate of their own."""

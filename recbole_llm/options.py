@@ -44,6 +44,7 @@ class FinetuneOptions:
     lora_dropout: float
     learning_rate: float
     items_per_step: int
+    refresh_epochs: int
     text_loss_weight: float
     mask_prob: float
     gradient_checkpointing: bool
@@ -216,6 +217,7 @@ def _finetune_options(config: Config) -> FinetuneOptions | None:
     _check(config, "encoder.lora_dropout", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "encoder.learning_rate", float, lambda v: v > 0, "above 0")
     _check(config, "encoder.items_per_step", int, lambda v: v >= 1, "at least 1")
+    _check(config, "encoder.refresh_epochs", int, lambda v: v >= 1, "at least 1")
     _check(config, "encoder.text_loss_weight", float, lambda v: v >= 0, "at least 0")
     _check(config, "encoder.mask_prob", float, lambda v: 0 < v < 1, "in (0, 1)")
     _check(config, "encoder.gradient_checkpointing", bool, lambda _: True, "True or False")
@@ -233,6 +235,7 @@ def _finetune_options(config: Config) -> FinetuneOptions | None:
         lora_dropout=float(config["encoder.lora_dropout"]),
         learning_rate=float(config["encoder.learning_rate"]),
         items_per_step=config["encoder.items_per_step"],
+        refresh_epochs=config["encoder.refresh_epochs"],
         text_loss_weight=float(config["encoder.text_loss_weight"]),
         mask_prob=float(config["encoder.mask_prob"]),
         gradient_checkpointing=config["encoder.gradient_checkpointing"],

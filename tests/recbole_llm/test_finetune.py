@@ -69,6 +69,23 @@ def test_vectors_change_where_a_step_encoded_them(
     assert not model.text_vectors[~with_text].any()
 
 
+def test_all_are_encoded_anew_every_so_many_epochs(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"], **{"encoder.refresh_epochs": 2})
+    optimizer = torch.optim.SGD(model.parameter_groups(), lr=1.0)
+    changed = []
+    for _ in range(4):
+        model.train()
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+        before = model.text_vectors.clone()
+        model.eval()
+        changed.append(not torch.equal(model.text_vectors, before))
+    assert changed == [False, True, False, True]
+
+
 def test_only_the_language_model_s_columns_change(
     tmp_path: Path, tiny_encoders: dict[str, Path]
 ) -> None:
