@@ -68,6 +68,10 @@ class ModelOptions:
     id_prior: float
     id_dropout_prob: float
     new_item_bias: float
+    decoder: str
+    name_levels: int
+    name_codes: int
+    beam_size: int
     objective: Objective
     ema_decay: float
     sequence: SequenceConfig
@@ -154,6 +158,20 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "id_prior", float, lambda v: v > 0, "above 0")
     _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "new_item_bias", float, math.isfinite, "a finite number")
+    _check(
+        config,
+        "decoder",
+        str,
+        lambda v: v in ("softmax", "semantic_ids"),
+        "softmax or semantic_ids",
+    )
+    _check(config, "name_levels", int, lambda v: v >= 1, "at least 1")
+    _check(config, "name_codes", int, lambda v: v >= 2, "at least 2")
+    _check(config, "beam_size", int, lambda v: v >= 1, "at least 1")
+    if config["decoder"] == "semantic_ids" and config["item_repr"] == "id":
+        raise ConfigError(
+            "decoder semantic_ids names items by their texts, which item_repr id has not"
+        )
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
@@ -183,6 +201,10 @@ def model_options(config: Config) -> ModelOptions:
         id_prior=float(config["id_prior"]),
         id_dropout_prob=float(config["id_dropout_prob"]),
         new_item_bias=float(config["new_item_bias"]),
+        decoder=config["decoder"],
+        name_levels=config["name_levels"],
+        name_codes=config["name_codes"],
+        beam_size=config["beam_size"],
         objective=Objective(
             loss_type=config["loss_type"],
             n_negatives=config["n_negatives"],
