@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from recbole_llm.config_files import config_path, load_yaml
+from recbole_llm.config_files import config_path, flags_as_dict, load_yaml
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.warehouse import Warehouse, check_day
 
@@ -30,8 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = _parser()
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if rest and args.command is not _run:
+    if rest and args.command not in (_run, _pretrain):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.rest = rest
     try:
         command: Callable[[argparse.Namespace], None] = args.command
         command(args)
@@ -57,6 +58,11 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--nproc", type=int, default=1, help="processes that share the batches")
     run.add_argument("--port", type=int, help="where the processes meet; a free one by default")
     run.epilog = "Any key of RecBole or LLMSeqRec is a flag: --key=value."
+    pretrain = add("pretrain", _pretrain)
+    pretrain.add_argument("--dataset", required=True, help="name of a data set in atomic files")
+    pretrain.add_argument("--output_dir", type=Path, required=True, help="the encoder's folder")
+    pretrain.add_argument("--config_files", help="YAML files, separated by blanks")
+    pretrain.epilog = "Any key of configs/pretrain.yaml or of RecBole is a flag: --key=value."
 
     add("feed", _feed)
     nightly = add("nightly", _nightly)
@@ -92,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
             "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
         )
     for name, sub in commands.choices.items():
-        if name != "run":
+        if name not in ("run", "pretrain"):
             sub.add_argument(
                 "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
                 help="root folder of the data (default: ./warehouse)",
@@ -106,6 +112,17 @@ def _run(args: argparse.Namespace) -> None:
 
     files = args.config_files.split() if args.config_files else None
     train(args.model, args.dataset, files, nproc=args.nproc, port=args.port)
+
+
+def _pretrain(args: argparse.Namespace) -> None:
+    """Teach a text encoder a data set's texts and what people there do after what."""
+    from recbole_llm.pretrain import pretrain, pretrain_options
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    sys.argv = sys.argv[:1]  # RecBole reads --key=value flags of whatever program it runs in
+    files = args.config_files.split() if args.config_files else None
+    options, recbole_settings = pretrain_options(files, flags_as_dict(args.rest))
+    pretrain(args.dataset, args.output_dir, options, recbole_settings)
 
 
 def _feed(args: argparse.Namespace) -> None:

@@ -43,6 +43,24 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def flags_as_dict(flags: list[str]) -> dict[str, Any]:
+    """``--key=value`` flags as settings, each value read as YAML.
+
+    Raises:
+        ConfigError: a flag of another form, or a value that is not YAML.
+    """
+    settings = {}
+    for flag in flags:
+        key, equals, value = flag.removeprefix("--").partition("=")
+        if not flag.startswith("--") or not equals:
+            raise ConfigError(f"expected --key=value, got {flag!r}")
+        try:
+            settings[key] = yaml.load(value, Loader=_Loader)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"{flag} is not valid YAML: {error}") from None
+    return settings
+
+
 class _Loader(yaml.SafeLoader):
     """YAML 1.1 reads ``1e-12`` as text; this reads it as the number that is meant."""
 

@@ -1,7 +1,7 @@
 """LLMSeqRec's data: whole sequences, and the items' texts as vectors."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,10 @@ from recbole_llm.item_text import read_item_file, render_texts
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.text_cache import encode_cached
-from recbole_llm.whitening import whiten
+from recbole_llm.whitening import fit_whitening, whiten
+
+if TYPE_CHECKING:
+    from recbole_llm.finetune import TunedEncoder
 
 
 class LLMSeqRecDataset(WholeSequenceDataset):
@@ -117,6 +120,17 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         vectors = np.zeros((len(texts), whitened.shape[1]), dtype=np.float32)
         vectors[has_text] = whitened
         return vectors
+
+    def tuned_encoder(self, device: str) -> "TunedEncoder":
+        """The encoder as a part of the model, which starts from the vectors of ``text_vectors``."""
+        from recbole_llm.finetune import TunedEncoder
+
+        texts, options = self.item_texts(), self.options
+        assert options.finetune is not None, "encoder.finetune is not set"
+        encoder = encoder_names(options.encoder)[0]
+        vectors = self._encode([text for text in texts if text], encoder, device)
+        whitening = fit_whitening(vectors, options.text_size, options.text_whitening)
+        return TunedEncoder(find_encoder(encoder), options.finetune, texts, whitening, device)
 
     def _encode(self, texts: list[str], encoder: str, device: str) -> NDArray[np.float32]:
         if encoder == tfidf.NAME:

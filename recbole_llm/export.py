@@ -56,6 +56,8 @@ def export_artifact(
     )
     path = write_artifact(artifact, root)
     write_training_state(model, dataset.item_tokens(), path)
+    if model.tuned is not None:
+        model.tuned.save(path / "adapter")
     load_artifact(path)  # what cannot be read back must not be announced
     _log.info("artifact: %s (%d items)", path, len(tokens))
     return path

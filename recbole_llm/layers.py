@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from recbole_llm.catalogue import Catalogue
 from recbole_llm.losses import Adjustments
+from recbole_llm.name_decoder import NameDecoder
 from recbole_llm.packing import pack
 
 _AT_ONCE = {"cpu": 128, "cuda": 4096}
@@ -306,12 +307,14 @@ class Network(nn.Module):
     """The trained parts together, so that their weights are averaged together."""
 
     def __init__(
-        self, items: ItemEncoder, sequences: SequenceEncoder, repeats: RepeatBias | None
-    ) -> None:
+        self, items: ItemEncoder, sequences: SequenceEncoder, repeats: RepeatBias | None,
+        names: NameDecoder | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.items = items
         self.sequences = sequences
         self.repeats = repeats
+        self.names = names
 
 
 def last_states(

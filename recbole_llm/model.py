@@ -1,7 +1,8 @@
 """LLMSeqRec: RecBole's adapter around the network in ``layers``."""
 
-from typing import Self, cast
+from typing import TYPE_CHECKING, Any, Self, cast
 
+import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data.interaction import Interaction
@@ -21,7 +22,12 @@ from recbole_llm.layers import (
     last_states,
     score_vectors,
 )
+from recbole_llm.name_decoder import NameDecoder, name_tree
 from recbole_llm.objective import training_loss
+from recbole_llm.semantic_ids import semantic_ids
+
+if TYPE_CHECKING:
+    from recbole_llm.finetune import TunedEncoder
 
 
 class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
@@ -41,6 +47,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     def __init__(self, config: Config, dataset: LLMSeqRecDataset) -> None:
         super().__init__(config, dataset)
         self._item_matrix: Tensor | None = None
+        self.names: Tensor | None = None
+        self.config = config
         self.register_load_state_dict_post_hook(_forget_item_matrix)
         options = dataset.options
         self.options = options
@@ -55,8 +63,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             options.new_item_bias,
         )  # fmt: skip
         for name, value in catalogue._asdict().items():
-            # Not persistent: a checkpoint does not carry what the data and the cache hold.
-            self.register_buffer(name, value, persistent=False)
+            # A checkpoint does not carry what the data and the cache hold, but what training changed.
+            is_trained = name == "text_vectors" and options.finetune is not None
+            self.register_buffer(name, value, persistent=is_trained)
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
@@ -64,8 +73,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
                 options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
             ),
             SequenceEncoder(options.sequence),
-            RepeatBias(options.sequence.repeat_lags) if options.sequence.repeat_lags else None,
+            RepeatBias(options.sequence.repeat_lags) if self._has_repeats else None,
+            self._name_items() if options.decoder == "semantic_ids" else None,
         )  # fmt: skip
+        self.tuned: TunedEncoder | None = None
+        self._is_stale = False
+        self._epochs_since_refresh = 0
+        if options.finetune is not None:
+            self.tuned = dataset.tuned_encoder(str(self.device))
         self.average: AveragedModel | None = None
         if options.ema_decay:
             rule = get_ema_multi_avg_fn(options.ema_decay)  # type: ignore[no-untyped-call]
@@ -85,7 +100,47 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """Switch between training and ranking; item vectors are built anew after each switch."""
         self._item_matrix = None
         super().train(mode)
+        if self._is_stale and not mode:
+            self._is_stale = False
+            self._refresh_texts()
         return self
+
+    def _refresh_texts(self) -> None:
+        """Let a trained encoder read all texts anew, every ``encoder.refresh_epochs`` epochs."""
+        assert self.tuned is not None
+        assert self.options.finetune is not None
+        self._epochs_since_refresh += 1
+        if self._epochs_since_refresh >= self.options.finetune.refresh_epochs:
+            self._epochs_since_refresh = 0
+            vectors = self.tuned.encode_all()
+            self.text_vectors[:, : vectors.shape[1]] = vectors
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trained weights, for an optimiser; the encoder's have a learning rate of their own."""
+        if self.tuned is None or self.options.finetune is None:
+            return [{"params": [*self.parameters()]}]
+        tuned = {id(value) for value in self.tuned.parameters()}
+        return [
+            {"params": [value for value in self.parameters() if id(value) not in tuned]},
+            {"params": [*self.tuned.parameters()], "lr": self.options.finetune.learning_rate},
+        ]
+
+    @property
+    def _has_repeats(self) -> bool:
+        return bool(self.options.sequence.repeat_lags) and self.options.decoder == "softmax"
+
+    def _name_items(self) -> NameDecoder:
+        """Name the items by their texts, and make the decoder that spells the names."""
+        options, vectors = self.options, self.catalogue.text_vectors
+        assert vectors is not None, "checked with the options"
+        names = semantic_ids(
+            vectors[1:].cpu().numpy(), options.name_levels, options.name_codes, self.config["seed"]
+        )
+        self.names = torch.from_numpy(np.vstack([np.zeros_like(names[:1]), names])).to(self.device)
+        items = torch.arange(1, self.n_items, device=self.device)
+        self.name_tree = name_tree(self.names[1:], items)
+        size, std = options.sequence.hidden_size, options.sequence.initializer_range
+        return NameDecoder(names.shape[1], self.name_tree.n_codes, size, std)
 
     def item_matrix(self) -> Tensor:
         """(V, H) float item vectors by RecBole id, as they rank; row 0 is zero.
@@ -114,10 +169,18 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """
         if self.average is not None:  # of the weights as the last step left them
             self.average.update_parameters(self.network)
+        item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
+        catalogue = self.catalogue
+        if self.tuned is not None:
+            self._is_stale = True
+            met = torch.cat([item_seq.flatten(), last])
+            catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
         loss = training_loss(
-            self.network, self.catalogue, self.options.objective, self.options.sequence,
-            interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN], interaction[self.POS_ITEM_ID],
+            self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
+            interaction[self.ITEM_SEQ_LEN], last, self.names,
         )  # fmt: skip
+        if self.tuned is not None:
+            loss = loss + self.tuned.text_loss()
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
             raise TrainingError(
@@ -132,11 +195,16 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         return self.full_sort_predict(interaction)[rows, interaction[self.ITEM_ID]]
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
-        """(B, V) scores of all items; column 0 is padding."""
+        """(B, V) scores of all items; column 0 is padding. A beam leaves most items at -inf."""
         item_seq, lengths = interaction[self.ITEM_SEQ], interaction[self.ITEM_SEQ_LEN]
         config = self.options.sequence
         items = self.item_matrix()
         states = last_states(self.scoring_network.sequences, items, item_seq, lengths)
+        speller = self.scoring_network.names
+        if speller is not None:
+            found, log_probs = speller.beam_search(states, self.name_tree, self.options.beam_size)
+            nothing = states.new_full((len(states), self.n_items), -torch.inf)
+            return nothing.scatter(1, found, log_probs)
         scores = torch.addmm(
             self.item_bias, score_vectors(states, config), score_vectors(items, config).T
         )

@@ -48,6 +48,7 @@ def training_loss(
     item_seq: Tensor,
     item_seq_len: Tensor,
     last: Tensor,
+    names: Tensor | None = None,
 ) -> Tensor:
     """Mean cross-entropy over every real position of a batch.
 
@@ -56,6 +57,7 @@ def training_loss(
     Args:
         item_seq: (B, L) int64 catalogue rows, right-padded with 0, of (B,) int64 lengths.
         last: (B,) int64, the item after each sequence.
+        names: (V, D) int64 names of the items, for a network that spells them.
     Returns:
         Scalar float32, in nats.
     """
@@ -64,13 +66,19 @@ def training_loss(
     is_real = item_seq > 0
     rows, positions = is_real.nonzero(as_tuple=True)  # (N,)
     states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)  # (N, H)
+    following = next_items(
+        item_seq, item_seq_len, last, objective.n_targets, objective.target_decay
+    )
+    if network.names is not None:
+        assert names is not None, "a network that spells names needs them"
+        loss: Tensor = network.names.loss(
+            states, names[following.items[is_real]], following.shares[is_real]
+        )
+        return loss
     adjustments = no_adjustments(states)
     if network.repeats is not None:
         adjustments = network.repeats(item_seq, rows, positions)
         adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
-    following = next_items(
-        item_seq, item_seq_len, last, objective.n_targets, objective.target_decay
-    )
     # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
     columns = candidates.columns(following.items[is_real]).clamp(max=len(items) - 1)  # (N, M)
     return cross_entropy(

@@ -17,9 +17,11 @@ from recbole.config import Config
 from recbole.utils import argument_list
 
 from recbole_llm.config_files import config_path, load_yaml
+from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
 from recbole_llm.layers import ADAPTORS, SequenceConfig
 from recbole_llm.objective import Objective
+from recbole_llm.tfidf import NAME as TFIDF
 
 _log = logging.getLogger(__name__)
 _RUN_KEYS = {
@@ -34,6 +36,21 @@ belong to a run, not to the model."""
 
 
 @dataclass(frozen=True)
+class FinetuneOptions:
+    """How the text encoder is trained with the model; the keys that begin with ``encoder.``."""
+
+    lora_r: int
+    lora_targets: str
+    lora_dropout: float
+    learning_rate: float
+    items_per_step: int
+    refresh_epochs: int
+    text_loss_weight: float
+    mask_prob: float
+    gradient_checkpointing: bool
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """What LLMSeqRec reads of RecBole's config, checked. ``configs/model/LLMSeqRec.yaml`` says
     what each field means."""
@@ -44,11 +61,17 @@ class ModelOptions:
     text_size: int
     text_whitening: float
     text_cache: Path
+    finetune: FinetuneOptions | None
+    """None leaves the encoder frozen."""
     adaptor: str
     id_neighbors: int
     id_prior: float
     id_dropout_prob: float
     new_item_bias: float
+    decoder: str
+    name_levels: int
+    name_codes: int
+    beam_size: int
     objective: Objective
     ema_decay: float
     sequence: SequenceConfig
@@ -135,6 +158,20 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "id_prior", float, lambda v: v > 0, "above 0")
     _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "new_item_bias", float, math.isfinite, "a finite number")
+    _check(
+        config,
+        "decoder",
+        str,
+        lambda v: v in ("softmax", "semantic_ids"),
+        "softmax or semantic_ids",
+    )
+    _check(config, "name_levels", int, lambda v: v >= 1, "at least 1")
+    _check(config, "name_codes", int, lambda v: v >= 2, "at least 2")
+    _check(config, "beam_size", int, lambda v: v >= 1, "at least 1")
+    if config["decoder"] == "semantic_ids" and config["item_repr"] == "id":
+        raise ConfigError(
+            "decoder semantic_ids names items by their texts, which item_repr id has not"
+        )
     _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
@@ -158,11 +195,16 @@ def model_options(config: Config) -> ModelOptions:
         text_size=config["text_size"],
         text_whitening=float(config["text_whitening"]),
         text_cache=Path(cache),
+        finetune=_finetune_options(config),
         adaptor=config["adaptor"],
         id_neighbors=config["id_neighbors"],
         id_prior=float(config["id_prior"]),
         id_dropout_prob=float(config["id_dropout_prob"]),
         new_item_bias=float(config["new_item_bias"]),
+        decoder=config["decoder"],
+        name_levels=config["name_levels"],
+        name_codes=config["name_codes"],
+        beam_size=config["beam_size"],
         objective=Objective(
             loss_type=config["loss_type"],
             n_negatives=config["n_negatives"],
@@ -188,6 +230,40 @@ def model_options(config: Config) -> ModelOptions:
     )
 
 
+def _finetune_options(config: Config) -> FinetuneOptions | None:
+    kind = config["encoder.finetune"]
+    if kind not in (None, "lora"):
+        raise ConfigError(f"encoder.finetune must be ~ or lora, got {kind!r}")
+    _check(config, "encoder.lora_r", int, lambda v: v >= 1, "at least 1")
+    _check(config, "encoder.lora_targets", str, bool, "all-linear, or layer names joined by '+'")
+    _check(config, "encoder.lora_dropout", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "encoder.learning_rate", float, lambda v: v > 0, "above 0")
+    _check(config, "encoder.items_per_step", int, lambda v: v >= 1, "at least 1")
+    _check(config, "encoder.refresh_epochs", int, lambda v: v >= 1, "at least 1")
+    _check(config, "encoder.text_loss_weight", float, lambda v: v >= 0, "at least 0")
+    _check(config, "encoder.mask_prob", float, lambda v: 0 < v < 1, "in (0, 1)")
+    _check(config, "encoder.gradient_checkpointing", bool, lambda _: True, "True or False")
+    if kind is None:
+        return None
+    first, *others = encoder_names(config["encoder"])
+    if config["item_repr"] == "id" or first == TFIDF or set(others) - {TFIDF}:
+        raise ConfigError(
+            "encoder.finetune trains one language model, named first, as minilm+tfidf, in a model that "
+            f"reads text; got encoder {config['encoder']!r} and item_repr {config['item_repr']!r}"
+        )
+    return FinetuneOptions(
+        lora_r=config["encoder.lora_r"],
+        lora_targets=config["encoder.lora_targets"],
+        lora_dropout=float(config["encoder.lora_dropout"]),
+        learning_rate=float(config["encoder.learning_rate"]),
+        items_per_step=config["encoder.items_per_step"],
+        refresh_epochs=config["encoder.refresh_epochs"],
+        text_loss_weight=float(config["encoder.text_loss_weight"]),
+        mask_prob=float(config["encoder.mask_prob"]),
+        gradient_checkpointing=config["encoder.gradient_checkpointing"],
+    )
+
+
 def options_as_dict(options: ModelOptions) -> dict[str, Any]:
     """The options as JSON types, for an artifact."""
     return {**asdict(options), "text_cache": str(options.text_cache)}
@@ -196,7 +272,11 @@ def options_as_dict(options: ModelOptions) -> dict[str, Any]:
 def _check(config: Config, key: str, kind: type, is_valid: Any, expected: str) -> None:
     value = config[key]
     allowed = (int, float) if kind is float else kind
-    if isinstance(value, bool) or not isinstance(value, allowed) or not is_valid(value):
+    if (
+        isinstance(value, bool) != (kind is bool)
+        or not isinstance(value, allowed)
+        or not is_valid(value)
+    ):
         raise ConfigError(f"{key} must be {expected} ({kind.__name__}), got {value!r}")
 
 

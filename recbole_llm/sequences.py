@@ -98,6 +98,15 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         positions = rows[_POSITION]
         return self._flat_items[positions - 1].numpy(), self._flat_items[positions].numpy()
 
+    def training_sequences(self) -> list[NDArray[np.int64]]:
+        """Each user's items in the split's rows, in a prefix or as a target, oldest first."""
+        rows = getattr(self, "_split_rows", self.inter_feat)
+        targets, users = rows[_POSITION].numpy(), rows[self.uid_field].numpy()
+        positions, first = np.unique(np.r_[targets - 1, targets], return_index=True)
+        owners = np.r_[users, users][first]
+        items = self._flat_items.numpy()[positions]
+        return np.split(items, np.flatnonzero(owners[1:] != owners[:-1]) + 1)
+
     def item_counts(self) -> NDArray[np.int64]:
         """(V,) events of each item in the split's rows, in a prefix or as a target."""
         rows = getattr(self, "_split_rows", self.inter_feat)

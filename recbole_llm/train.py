@@ -146,7 +146,9 @@ def _train_process(
     logging.getLogger().info(f"best valid : {valid_result}")
     logging.getLogger().info(f"test result: {test_result}")
     artifact = None
-    if config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
+    if config["decoder"] == "semantic_ids":
+        _log.info("no artifact: scoring ranks by softmax, not by decoder semantic_ids")
+    elif config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
     return TrainResult(

@@ -37,6 +37,10 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
         self.saved_model_file: str = str(path)
 
+    def _build_optimizer(self, **kwargs: Any) -> Any:
+        groups = getattr(self.model, "parameter_groups", None)
+        return super()._build_optimizer(**({"params": groups()} if groups else {}), **kwargs)
+
     def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
         # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
         # process when it is imported; it checks every gradient and costs a fifth of an epoch.

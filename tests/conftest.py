@@ -39,11 +39,11 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Qwen3Model,
     )
 
-    words = "[PAD] [UNK] Film film of the cycle A a nobody has met".split() + CYCLE  # noqa: SIM905
+    words = "[PAD] [UNK] [MASK] Film film of the cycle A a nobody has met".split() + CYCLE  # noqa: SIM905
     backend = Tokenizer(models.WordLevel({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]"
+        tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", mask_token="[MASK]"
     )
     sizes: dict[str, Any] = {
         "vocab_size": len(words), "hidden_size": 16, "num_hidden_layers": 1,

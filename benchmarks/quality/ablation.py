@@ -21,6 +21,7 @@ ABLATIONS = tuple(
         "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
         "id_neighbors=0", "id_dropout_prob=0", "new_item_bias=0.2", "n_targets=1", "target_decay=1.0",
         "encoder=minilm+smollm2-135m", "loss_type=sampled", "stopping_step=20",
+        "decoder=semantic_ids",
     )
 )  # fmt: skip
 NAMED = {

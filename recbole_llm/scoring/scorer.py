@@ -109,16 +109,108 @@ class Scorer:
         Raises:
             DataError: fewer than ``k`` items are left for some sequence.
         """
+        choice = self._choice(eligible)
+        flat, lengths = self._known(item_seqs)
+        ranked, scores = self.rank(flat, lengths, k, Rules(exclude_seen, choice))
+        n_unknown = sum(map(len, item_seqs)) - len(flat)
+        return self._named(ranked, scores, lengths > 0, choice, lengths, n_unknown)
+
+    @torch.inference_mode()
+    def encode_history(self, item_seqs: Sequence[Sequence[str]]) -> NDArray[np.float32]:
+        """Each history as one vector, which can be stored and given to ``decode`` at any later time.
+
+        Args:
+            item_seqs: B sequences of external item ids, as ``top_k`` takes them.
+        Returns:
+            (B, H) float32, whose product with an item's vector is its score; NaN for a sequence without
+            one known item.
+        """
+        flat, lengths = self._known(item_seqs)
+        vectors = np.full((len(lengths), self._config.hidden_size), np.nan, dtype=np.float32)
+        usable = np.flatnonzero(lengths)
+        ends = lengths.cumsum()
+        for start in range(0, len(usable), _BATCH):
+            batch = usable[start : start + _BATCH]
+            part = flat[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
+            states, _, _ = self.encode(
+                torch.from_numpy(part).to(self.device),
+                torch.from_numpy(lengths[batch]).to(self.device),
+            )
+            vectors[batch] = states.cpu().numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        vectors: NDArray[np.float32],
+        k: int,
+        seen: Sequence[Sequence[str]] | None = None,
+        eligible: Iterable[str] | TopItems | None = None,
+    ) -> TopK:
+        """Rank items for the vectors of ``encode_history``, by the same artifact.
+
+        With ``seen`` the lists are those of ``top_k``. Without, items that were met before may come
+        again; the model's bias for them is not in the vector.
+
+        Args:
+            vectors: (B, H) float32; a row with NaN gets an empty list.
+            k: items wanted.
+            seen: B sequences of items to leave out.
+            eligible: as in ``top_k``.
+        Raises:
+            DataError: vectors of another width, or fewer than ``k`` items are left for one.
+        """
+        if vectors.ndim != 2 or vectors.shape[1] != self._config.hidden_size:
+            raise DataError(
+                f"vectors must be (B, {self._config.hidden_size}), as encode_history of this artifact "
+                f"gives them, got {vectors.shape}"
+            )
+        choice = self._choice(eligible)
+        rows, lengths = self._known(seen if seen is not None else [()] * len(vectors))
+        is_usable = ~np.isnan(vectors).any(1)
+        ranked = np.zeros((len(vectors), k), dtype=np.int64)
+        scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
+        owners = np.repeat(np.arange(len(vectors)), lengths)
+        usable = np.flatnonzero(is_usable)
+        for start in range(0, len(usable), _BATCH):
+            batch = usable[start : start + _BATCH]
+            is_here = np.isin(owners, batch)
+            out = Adjustments(
+                torch.from_numpy(np.searchsorted(batch, owners[is_here])).to(self.device),
+                torch.from_numpy(rows[is_here]).to(self.device),
+                torch.full((int(is_here.sum()),), -torch.inf, device=self.device),
+            )
+            states = torch.from_numpy(vectors[batch]).to(self.device)
+            best, best_scores = self._top(states, out, k, Rules(False, choice))
+            ranked[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, best_scores
+        return self._named(ranked, scores, is_usable, choice, lengths, 0)
+
+    def _choice(self, eligible: Iterable[str] | TopItems | None) -> TopItems | None:
         if eligible is None or isinstance(eligible, TopItems):
-            choice = eligible
-        else:
-            choice = self.among(eligible)
+            return eligible
+        return self.among(eligible)
+
+    def _known(
+        self, item_seqs: Sequence[Sequence[str]]
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The rows of the items that the model knows, end to end, and (B,) lengths of the sequences."""
         rows = [[self._row[item] for item in seq if item in self._row] for seq in item_seqs]
         lengths = np.array([len(seq) for seq in rows], dtype=np.int64)
-        flat = np.array([row for seq in rows for row in seq], dtype=np.int64)
-        ranked, scores = self.rank(flat, lengths, k, Rules(exclude_seen, choice))
+        return np.array([row for seq in rows for row in seq], dtype=np.int64), lengths
+
+    def _named(
+        self,
+        ranked: NDArray[np.int64],
+        scores: NDArray[np.float32],
+        is_usable: NDArray[np.bool_],
+        choice: TopItems | None,
+        n_known: NDArray[np.int64],
+        n_unknown: int,
+    ) -> TopK:
+        """(B, K) rows and scores by external ids; what is not usable gets an empty list."""
+        k = ranked.shape[1]
         n_left = (ranked > 0).sum(axis=1)
-        if (short := n_left[(lengths > 0) & (n_left < k)]).size:
+        if (short := n_left[is_usable & (n_left < k)]).size:
             n_items = (choice or self._all_items).n_items
             raise DataError(
                 f"k={k} items were asked for, but {short.min()} of {n_items} eligible items are left "
@@ -127,12 +219,12 @@ class Scorer:
         ids = self.artifact.item_ids
         return TopK(
             [
-                [ids[row - 1] for row in best] if n else []
-                for best, n in zip(ranked.tolist(), lengths, strict=True)
+                [ids[row - 1] for row in best] if usable else []
+                for best, usable in zip(ranked.tolist(), is_usable, strict=True)
             ],
-            [best if n else best[:0] for best, n in zip(scores, lengths, strict=True)],
-            n_known=lengths.tolist(),
-            n_unknown=sum(map(len, item_seqs)) - len(flat),
+            [best if usable else best[:0] for best, usable in zip(scores, is_usable, strict=True)],
+            n_known=n_known.tolist(),
+            n_unknown=n_unknown,
         )
 
     @torch.inference_mode()

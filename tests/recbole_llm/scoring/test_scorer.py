@@ -57,6 +57,38 @@ def test_ranks_equal_a_float64_reference(seqs: list[list[str]], exclude: bool, k
     assert top.n_unknown == sum(item == "unknown" for seq in seqs for item in seq)
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    seqs=st.lists(
+        st.lists(st.sampled_from([*IDS, "unknown"]), max_size=12), min_size=1, max_size=5
+    ),
+    k=st.integers(1, 10),
+)
+def test_a_stored_history_ranks_as_the_history_does(
+    ranker: Scorer, seqs: list[list[str]], k: int
+) -> None:
+    vectors = ranker.encode_history(seqs)
+    assert vectors.shape == (len(seqs), SEQUENCE.hidden_size)
+    assert np.isnan(vectors).all(1).tolist() == [not set(seq) & set(IDS) for seq in seqs]
+    decoded, whole = ranker.decode(vectors, k, seen=seqs), ranker.top_k(seqs, k)
+    assert decoded.item_ids == whole.item_ids
+    for one, other in zip(decoded.scores, whole.scores, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_decode_without_history_and_with_a_choice(ranker: Scorer) -> None:
+    vectors = ranker.encode_history([IDS[:3]])
+    state, artifact = torch.from_numpy(vectors[0]), ranker.artifact
+    scores = artifact.item_matrix[1:] @ state + artifact.item_bias[1:]
+    best = IDS[int(scores.argmax())]
+    assert ranker.decode(vectors, 1).item_ids == [[best]]
+    assert ranker.decode(vectors, 1, eligible=["i7"]).item_ids == [["i7"]]
+    with pytest.raises(DataError, match=r"vectors must be \(B, 16\).* got \(1, 3\)"):
+        ranker.decode(vectors[:, :3], 1)
+    with pytest.raises(DataError, match="k=2 items were asked for, but 1 of 1 eligible"):
+        ranker.decode(vectors, 2, eligible=["i7"])
+
+
 def test_batch_equals_single(ranker: Scorer) -> None:
     seqs = [[IDS[(7 * n + step) % 30] for step in range(1 + n % 8)] for n in range(40)]
     together = ranker.top_k(seqs, 5)

@@ -1,0 +1,214 @@
+"""What teaching the language model a domain brings: frozen, pre-trained, and pre-trained with LoRA.
+
+    python -m benchmarks.llm --data-path DIR --dataset amazon-beauty-2014 --encoders minilm smollm2-135m
+    python -m benchmarks.llm --data-path DIR --pretrain epochs=3 max_tokens=64 --tune encoder.lora_r=8
+    python -m benchmarks.llm --report                    # the figures only
+
+Three parts, each with the same split and seeds at every stage:
+
+- **text**: the texts alone describe the items (``item_repr: text``);
+- **fused**: the default configuration, the encoder in MiniLM's place;
+- **cold**: the same, a random tenth of the items without training events; its Recall@10 is that of the
+  users whose test item is one of them, as in ``benchmarks.cold``. The encoder is pre-trained on the
+  cut data, so that it has not seen those items in use either.
+
+**text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
+that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
+
+Encoders that were pre-trained stay in ``--work`` and are not made again. Writes
+``benchmarks/results/llm.json`` after every run, with the seconds that each took.
+"""
+
+import argparse
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+import yaml
+from platformdirs import user_cache_path
+
+from benchmarks.about import RESULTS, describe_run, read_results
+from benchmarks.cold.cut import Cut, Events
+from benchmarks.quality import store
+from benchmarks.quality.models import Entry
+from benchmarks.quality.run import run
+from recbole_llm.config_files import flags_as_dict
+from recbole_llm.encoder import find_encoder
+from recbole_llm.pretrain import pretrain, pretrain_options
+from recbole_llm.warehouse import replace_json
+
+_PATH = RESULTS / "llm.json"
+_MAIN_SET = "amazon-beauty-2014"
+_COLD_SHARE = 0.1
+STAGES = ("frozen", "pretrained", "tuned")
+PARTS = ("text", "fused", "cold")
+_log = logging.getLogger("benchmarks.llm")
+
+
+def main() -> None:
+    """Run what is missing and print the figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--dataset", nargs="+", default=[_MAIN_SET, "amazon-industrial-2018w"])
+    parser.add_argument("--data-path", help="folder that holds the data sets' folders")
+    parser.add_argument("--encoders", nargs="+", default=["minilm", "smollm2-135m"])
+    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--pretrain", nargs="*", default=[], help="key=value of pretrain.yaml")
+    parser.add_argument("--tune", nargs="*", default=[], help="key=value of LLMSeqRec.yaml")
+    parser.add_argument("--work", type=Path, default=user_cache_path("recbole_llm") / "llm")
+    parser.add_argument("--report", action="store_true", help="write the figures and run nothing")
+    args = parser.parse_args()
+    if not args.report and not args.data_path:
+        parser.error("--data-path is needed to run")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    about = describe_run()
+    sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    if not args.report:
+        source = Path(args.data_path).absolute()
+        args.work = args.work.absolute()
+        os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
+        for key in _wanted(args):
+            if not any(key.items() <= row.items() for row in _read()["rows"]):
+                _add({**key, **_measure(key, source, args), **about})
+    _add(None)
+    sys.stdout.write(json.dumps(_read().get("figures"), indent=2) + f"\nwritten to {_PATH.name}\n")
+
+
+def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    for dataset in args.dataset:
+        for encoder in args.encoders:
+            for stage in args.stages:
+                for part in args.parts:
+                    for seed in args.seeds:
+                        yield {
+                            "dataset": dataset, "encoder": encoder, "stage": stage, "part": part,
+                            "seed": seed,
+                        }  # fmt: skip
+
+
+def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """One row: pre-train if its encoder is not there yet, train, test."""
+    name, encoder, part, seed = key["dataset"], key["encoder"], key["part"], key["seed"]
+    cut, data, work = None, source, args.work / name / encoder
+    if part == "cold":
+        cut = _cut(source / name, seed)
+        data, work = args.work / "cold" / str(seed), args.work / name / f"{encoder}-cold-{seed}"
+        if not (data / name).is_dir():
+            cut.write(data, forget=False)
+    pretrain_s = None
+    settings: dict[str, Any] = {}
+    if key["stage"] != "frozen":
+        pretrain_s, encoder = _pretrained(encoder, name, data, work, args.pretrain)
+    if key["stage"] == "tuned":
+        settings = {"encoder.finetune": "lora", **flags_as_dict([f"--{s}" for s in args.tune])}
+    settings["encoder"] = encoder if part == "text" else f"{encoder}+tfidf"
+    settings["item_repr"] = "text" if part == "text" else "id+text"
+    outcome = run(
+        Entry("LLMSeqRec"), name, str(data), seed, settings, cut.warm_users() if cut else None
+    )
+    row: dict[str, Any] = {
+        "valid_ndcg@10": outcome.valid["ndcg@10"], "epochs": outcome.epochs,
+        "seconds": round(outcome.seconds, 1), "pretrain_seconds": pretrain_s,
+        "pretrain": " ".join(args.pretrain), "tune": " ".join(args.tune),
+    }  # fmt: skip
+    if cut is None:
+        row |= {name: outcome.test[name] for name in ("ndcg@10", "recall@10")}
+    else:
+        cold = cut.cold_users()
+        is_cold = np.array([user in cold for user in outcome.users])
+        row["cold_users"] = int(is_cold.sum())
+        row["recall@10"] = round(float((outcome.ranks[is_cold] > 0).mean()), 6)
+    _log.info("%s: %s", " ".join(map(str, key.values())), row)
+    return row
+
+
+def _cut(folder: Path, seed: int) -> Cut:
+    """The cut of ``benchmarks.cold`` with this seed."""
+    events = Events(folder)
+    chosen = np.random.default_rng(seed).permutation(events.trained_items())
+    return events.without(set(chosen[: round(_COLD_SHARE * len(chosen))].tolist()))
+
+
+def _pretrained(
+    encoder: str, dataset: str, data: Path, work: Path, flags: list[str]
+) -> tuple[float, str]:
+    """Seconds of the pre-training, and the file that names its result as an encoder."""
+    given = {"encoder": encoder, **flags_as_dict([f"--{flag}" for flag in flags])}
+    options, rest = pretrain_options(None, {**given, "data_path": str(data)})
+    work.parent.mkdir(parents=True, exist_ok=True)
+    if not work.is_dir():
+        started = time.monotonic()
+        pretrain(dataset, work, options, rest)
+        _log.info("pre-trained in %.0f s", time.monotonic() - started)
+    told = json.loads((work / "pretrain.json").read_text(encoding="utf-8"))
+    spec = find_encoder(encoder)
+    named = {
+        "model": str(work), "pooling": spec.pooling, "max_tokens": told["max_tokens"],
+        "batch_size": spec.batch_size,
+    }  # fmt: skip
+    file = work.with_name(f"{work.name}.yaml")
+    file.write_text(yaml.safe_dump(named), encoding="utf-8")
+    return told["seconds"], str(file)
+
+
+def _read() -> dict[str, Any]:
+    content: dict[str, Any] = read_results(_PATH, {"rows": []})
+    return content
+
+
+def _add(row: dict[str, Any] | None) -> None:
+    """Add a row and take the figures anew; several processes may write at once."""
+    with store.locked(_PATH):
+        rows = [*_read()["rows"], *([row] if row else [])]
+        rows.sort(key=lambda row: [str(row[name]) for name in ("dataset", "encoder", "part")])
+        figures: dict[str, float] = {}
+        gains: dict[str, Any] = {}
+        for dataset in dict.fromkeys(row["dataset"] for row in rows):
+            gains[dataset] = {
+                encoder: {part: _gain(rows, dataset, encoder, part) for part in PARTS}
+                for encoder in dict.fromkeys(row["encoder"] for row in rows)
+            }
+        for part in PARTS:
+            found = [gain[part] for gain in gains.get(_MAIN_SET, {}).values() if gain[part]]
+            if found:
+                figures[f"{part}_gain"] = max(gain["gain"] for gain in found)
+        replace_json(_PATH, {"figures": figures, "gains": gains, "rows": rows})
+
+
+def _gain(
+    rows: list[dict[str, Any]], dataset: str, encoder: str, part: str
+) -> dict[str, Any] | None:
+    """The adapted stage that validates better over frozen, on the seeds that both have."""
+    figure = "recall@10" if part == "cold" else "ndcg@10"
+    by_stage: dict[str, dict[int, dict[str, Any]]] = {stage: {} for stage in STAGES}
+    for row in rows:
+        if (row["dataset"], row["encoder"], row["part"]) == (dataset, encoder, part):
+            by_stage[row["stage"]][row["seed"]] = row
+    frozen = by_stage.pop("frozen")
+    adapted = {
+        stage: [seed for seed in found if seed in frozen] for stage, found in by_stage.items()
+    }
+    adapted = {stage: seeds for stage, seeds in adapted.items() if seeds}
+    if not adapted:
+        return None
+    best = max(
+        adapted,
+        key=lambda stage: mean(by_stage[stage][s]["valid_ndcg@10"] for s in adapted[stage]),
+    )
+    ratios = [by_stage[best][seed][figure] / frozen[seed][figure] for seed in adapted[best]]
+    return {"stage": best, "gain": round(mean(ratios), 4), "by_seed": [round(r, 4) for r in ratios]}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,241 @@
+"""Pre-training from data set to encoder: the loop is that of sentence-transformers.
+
+A run that was killed goes on from its last checkpoint to the same weights. The checkpoints lie beside
+the output folder, and go when it is written.
+"""
+
+import json
+import logging
+import math
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from sentence_transformers import (
+    SentenceTransformer,
+    SentenceTransformerTrainer,
+    SentenceTransformerTrainingArguments,
+)
+from torch import Tensor
+from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers.utils import logging as transformers_logging
+
+from recbole_llm.encoder import (
+    EncoderSpec,
+    find_encoder,
+    fingerprint,
+    load_sentence_transformer,
+    locate_weights,
+)
+from recbole_llm.errors import ConfigError
+from recbole_llm.lora import add_lora, plain_network, put_network
+from recbole_llm.pretrain.corpus import Corpus, read_corpus
+from recbole_llm.pretrain.objectives import PARTS
+from recbole_llm.pretrain.options import PretrainOptions
+from recbole_llm.pretrain.retrieval import NextItemRetrieval
+from recbole_llm.warehouse import replace_json
+
+_log = logging.getLogger(__name__)
+_ABOUT = "pretrain.json"
+_LOSS = "loss.safetensors"
+
+
+def pretrain(
+    dataset: str, output_dir: Path, options: PretrainOptions, recbole_settings: dict[str, Any]
+) -> Path:
+    """Teach an encoder one data set and write it.
+
+    Args:
+        dataset: a data set in RecBole's atomic files, with item texts.
+        output_dir: the folder to write; it must not be there yet.
+        options: from ``pretrain_options``.
+        recbole_settings: keys for RecBole's config, as ``data_path`` and ``item_text``.
+    Returns:
+        ``output_dir``: safetensors, tokenizer and pooling, and ``pretrain.json``, which says how it
+        came about and what each evaluation gave.
+    Raises:
+        ConfigError: ``output_dir`` is there, a checkpoint of another run is beside it, or the
+            objective does not fit the encoder.
+        DataError: no such data set, or nothing to read in it.
+    """
+    if output_dir.exists():
+        raise ConfigError(f"{output_dir} is already there: name another folder, or remove it")
+    corpus = _corpus(dataset, options, recbole_settings)
+    spec = replace(find_encoder(options.encoder), dtype="float32", max_tokens=options.max_tokens)
+    path = locate_weights(spec)
+    about = {
+        "dataset": dataset, **asdict(options), "recbole": recbole_settings,
+        "weights": fingerprint(path, spec),
+    }  # fmt: skip
+    checkpoints = output_dir.with_name(f"{output_dir.name}.checkpoints")
+    resume_from = _last_checkpoint(checkpoints, about)
+    started = time.monotonic()
+    set_seed(options.seed)
+    trainer, valid = _trainer(corpus, spec, path, options, checkpoints)
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    untaught = checkpoints / "untaught.json"
+    if not untaught.is_file():
+        replace_json(untaught, trainer.evaluate())
+    # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole process.
+    with torch.autograd.set_detect_anomaly(False):
+        trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    model: SentenceTransformer = trainer.model
+    if isinstance(model.transformers_model, PeftModel):
+        put_network(model, model.transformers_model.merge_and_unload())
+    history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    told = {
+        **about, "valid_users": len(valid),
+        "evaluations": [json.loads(untaught.read_text(encoding="utf-8")), *history],
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+    _write(model, output_dir, told)
+    shutil.rmtree(checkpoints)
+    _log.info("encoder written to %s", output_dir)
+    return output_dir
+
+
+def _corpus(dataset: str, options: PretrainOptions, settings: dict[str, Any]) -> Corpus:
+    from recbole_llm.train import build_config, build_data
+
+    config = build_config("LLMSeqRec", dataset, None, {"item_repr": "text", **settings})
+    data, (train, valid, _) = build_data(config)
+    return read_corpus(data, train.dataset, valid.dataset)
+
+
+def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
+    """The newest whole checkpoint of this same run; the folder is made for a new one."""
+    settings = folder / "settings.json"
+    if not settings.is_file():
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        replace_json(settings, about)
+        return None
+    before = json.loads(settings.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(about))
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        raise ConfigError(
+            f"{folder} holds checkpoints of another run: {', '.join(differing)} differ (there "
+            f"{[before.get(key) for key in differing]}, here {[now[key] for key in differing]}). "
+            "Remove it to start anew, or name another output folder"
+        )
+    # trainer_state.json is written last, so that a folder without it is half a checkpoint.
+    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
+    for torn in set(folder.glob("checkpoint-*")) - set(whole):
+        shutil.rmtree(torn)
+    newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+    _log.info("going on from %s", newest.name if newest else "the start")
+    return newest
+
+
+def _trainer(
+    corpus: Corpus, spec: EncoderSpec, path: Path, options: PretrainOptions, checkpoints: Path
+) -> tuple["_Trainer", Any]:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_sentence_transformer(path, spec, device)
+    if options.lora_r:
+        put_network(model, add_lora(model, options.lora_r, "all-linear"))
+    if options.gradient_checkpointing:
+        plain_network(model).gradient_checkpointing_enable()
+        plain_network(model).enable_input_require_grads()
+    gguf = {} if path.is_dir() else {"gguf_file": path.name}
+    source = (
+        str(path if path.is_dir() else path.parent),
+        {**gguf, "dtype": torch.float32, "use_safetensors": True},
+    )
+    parts = PARTS[options.objective](model, corpus, options, source)
+    valid = corpus.valid_pairs()[: options.n_valid_users]
+    retrieval = NextItemRetrieval(corpus.texts, valid[:, 0], valid[:, 1], options.train_batch_size)
+    steps = math.ceil(-(-len(parts.train) // options.train_batch_size) * options.epochs)
+    arguments = SentenceTransformerTrainingArguments(
+        output_dir=str(checkpoints),
+        num_train_epochs=options.epochs,
+        per_device_train_batch_size=options.train_batch_size,
+        per_device_eval_batch_size=options.train_batch_size,
+        learning_rate=options.learning_rate,
+        weight_decay=options.weight_decay,
+        warmup_steps=round(options.warmup_ratio * steps),
+        batch_sampler=parts.batch_sampler,
+        eval_strategy="steps",
+        eval_steps=max(round(options.eval_steps * steps), 1),
+        save_strategy="steps",
+        save_steps=max(round(options.eval_steps * steps), 1),
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model=f"eval_{parts.best_by}",
+        greater_is_better=parts.best_by != "loss",
+        logging_strategy="no",
+        disable_tqdm=not sys.stderr.isatty(),
+        report_to="none",
+        seed=options.seed,
+        bf16=options.enable_amp,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device == "cuda",
+    )
+    trainer = _Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=parts.train,
+        eval_dataset=parts.held_out,
+        loss=parts.loss,
+        evaluator=retrieval,
+        callbacks=[_Tell()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    _log.info(
+        "%s of %s: %d rows, %d held out, %d steps", options.objective, options.encoder,
+        len(parts.train), len(parts.held_out), steps,
+    )  # fmt: skip
+    return trainer, valid
+
+
+class _Trainer(SentenceTransformerTrainer):
+    """The library's trainer; a checkpoint also keeps what the loss itself trains, as a head."""
+
+    def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
+        """Write no model card: ``pretrain.json`` says more."""
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        if own := self._own_weights():
+            tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
+            save_file(tensors, Path(output_dir or str(self.args.output_dir)) / _LOSS)
+
+    def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
+        super()._load_from_checkpoint(checkpoint_path)
+        path = Path(checkpoint_path) / _LOSS
+        if path.is_file():
+            tensors = load_file(path)
+            for name, value in self._own_weights().items():
+                value.data.copy_(tensors[name])
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        shared = {id(value) for value in self.model.parameters()}
+        loss: Any = self.loss
+        return {name: own for name, own in loss.named_parameters() if id(own) not in shared}
+
+
+class _Tell(TrainerCallback):
+    """One line an evaluation."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        figures = kwargs["metrics"]
+        _log.info(
+            "step %d of %d: loss %.4f, next item by cosine: NDCG@10 %.4f, Recall@10 %.4f",
+            state.global_step, state.max_steps, figures["eval_loss"], figures["eval_ndcg@10"],
+            figures["eval_recall@10"],
+        )  # fmt: skip
+
+
+def _write(model: SentenceTransformer, folder: Path, about: dict[str, Any]) -> None:
+    staging = folder.with_name(f".{folder.name}.staging")
+    shutil.rmtree(staging, ignore_errors=True)
+    model.save_pretrained(str(staging), create_model_card=False)
+    replace_json(staging / _ABOUT, about)
+    staging.rename(folder)

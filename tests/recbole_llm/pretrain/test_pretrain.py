@@ -1,0 +1,143 @@
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder
+from recbole_llm.errors import ConfigError
+from recbole_llm.pretrain import pretrain, pretrain_options
+from tests.data import CYCLE, walk, write_atomic
+
+FILMS = {item: f"Film {item} of the cycle" for item in CYCLE}
+
+
+@pytest.fixture
+def cycle(tmp_path: Path) -> Path:
+    sequences = {f"u{n}": walk(n, 6 + n % 5) for n in range(24)}
+    write_atomic(tmp_path, "cycle", sequences, FILMS)
+    return tmp_path
+
+
+def _run(parent: Path, name: str, encoder: Path, **settings: Any) -> Path:
+    given = {
+        "encoder": str(encoder), "epochs": 2, "train_batch_size": 8, "learning_rate": 0.01,
+        "eval_steps": 0.5, "data_path": str(parent), **settings,
+    }  # fmt: skip
+    options, rest = pretrain_options(None, given)
+    return pretrain("cycle", parent / name, options, rest)
+
+
+def _evaluations(folder: Path) -> list[dict[str, float]]:
+    told = json.loads((folder / "pretrain.json").read_text())
+    return told["evaluations"]  # type: ignore[no-any-return]
+
+
+def test_pairs_teach_what_follows(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    folder = _run(cycle, "taught", tiny_encoders["bert"], epochs=12)
+    evaluations = _evaluations(folder)
+    best = max(found["eval_ndcg@10"] for found in evaluations)
+    assert best > evaluations[0]["eval_ndcg@10"] + 0.3
+    vectors = TextEncoder(folder, find_encoder(str(folder)), "cpu").encode(list(FILMS.values()))
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    near = unit @ unit.T - 2 * np.eye(len(unit))
+    steps = (near.argmax(1) - np.arange(len(unit))) % len(unit)
+    assert set(steps.tolist()) <= {1, len(unit) - 1}  # the neighbours on the cycle
+    assert not list(cycle.glob("*.checkpoints"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [("mlm", "bert"), ("denoising", "bert"), ("clm", "qwen3"), ("contrastive", "qwen3")],
+)
+def test_each_objective_lowers_its_loss(
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str
+) -> None:
+    folder = _run(
+        cycle, "taught", tiny_encoders[architecture], objective=objective, held_out=0.2, epochs=6
+    )
+    losses = [found["eval_loss"] for found in _evaluations(folder)]
+    assert min(losses[1:]) < losses[0]
+    assert TextEncoder(folder, EncoderSpec(str(folder)), "cpu").encode(["film"]).shape == (1, 16)
+
+
+def test_lora_is_merged(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    folder = _run(cycle, "taught", tiny_encoders["qwen3"], lora_r=2, epochs=4)
+    before, after = (
+        load_file(path / "model.safetensors") for path in (tiny_encoders["qwen3"], folder)
+    )
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert any("q_proj" in name for name in changed)
+    assert not any("embed" in name or "norm" in name for name in changed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["contrastive", "mlm", "denoising"])
+def test_a_killed_run_goes_on_to_the_same_weights(
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str
+) -> None:
+    settings = {
+        "objective": objective, "epochs": 6, "eval_steps": 0.1, "train_batch_size": 8,
+        "learning_rate": 0.01, "data_path": str(cycle),
+    }  # fmt: skip
+    encoder = tiny_encoders["bert"]
+    whole = _run(cycle, "whole", encoder, **settings)
+    command = [
+        sys.executable, "-m", "recbole_llm", "pretrain", "--dataset", "cycle", "--output_dir",
+        str(cycle / "killed"), f"--encoder={encoder}",
+        *(f"--{key}={value}" for key, value in settings.items()),
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=cycle, stderr=subprocess.PIPE)
+    while not list((cycle / "killed.checkpoints").glob("checkpoint-*/trainer_state.json")):
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (cycle / "killed").exists()
+    done = subprocess.run(command, cwd=cycle, capture_output=True, check=True, text=True)
+    assert "going on from checkpoint-" in done.stderr
+    one, other = (load_file(path / "model.safetensors") for path in (whole, cycle / "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_another_run_s_checkpoints_are_refused(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    _run(cycle, "taught", tiny_encoders["bert"], epochs=1)
+    with pytest.raises(ConfigError, match="taught is already there"):
+        _run(cycle, "taught", tiny_encoders["bert"], epochs=1)
+    left = cycle / "next.checkpoints"
+    left.mkdir()
+    (left / "settings.json").write_text(json.dumps({"weights": "other", "epochs": 1}))
+    with pytest.raises(ConfigError, match="checkpoints of another run: .*weights.* differ"):
+        _run(cycle, "next", tiny_encoders["bert"], epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture", "message"),
+    [
+        ("mlm", "qwen3", "mlm does not fit .*, a Qwen3Model: take clm or contrastive"),
+        ("clm", "bert", "clm does not fit .*, a BertModel: take mlm, denoising or contrastive"),
+        ("denoising", "qwen3", "denoising does not fit .*, a Qwen3Model: take contrastive, or"),
+    ],
+)
+def test_an_objective_that_does_not_fit(
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        _run(cycle, "taught", tiny_encoders[architecture], objective=objective)
+
+
+def test_bad_settings() -> None:
+    with pytest.raises(ConfigError, match="objective must be one of contrastive, .* got 'cml'"):
+        pretrain_options(None, {"objective": "cml"})
+    with pytest.raises(ConfigError, match="did you mean 'pair_window'"):
+        pretrain_options(None, {"pair_windows": 2})
+    options, rest = pretrain_options(None, {"data_path": "x", "epochs": 1})
+    assert (options.epochs, rest) == (1, {"data_path": "x"})

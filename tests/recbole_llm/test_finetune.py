@@ -1,0 +1,185 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from recbole_llm.encoder import EncoderSpec, TextEncoder
+from recbole_llm.errors import ConfigError
+from recbole_llm.model import LLMSeqRec
+from recbole_llm.train import build_config, build_data, train
+from tests.data import write_cycle
+
+_SMALL: dict[str, Any] = {
+    "hidden_size": 16, "n_layers": 1, "inner_size": 16, "learning_rate": 0.02,
+    "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 16, "encoder.finetune": "lora",
+    "encoder.lora_r": 2, "encoder.learning_rate": 0.01, "encoder.items_per_step": 8,
+}  # fmt: skip
+
+
+def _build(parent: Path, encoder: Path | str, **settings: Any) -> tuple[LLMSeqRec, Any]:
+    write_cycle(parent)
+    given = {
+        **_SMALL, "encoder": str(encoder), "text_cache": str(parent / "cache.sqlite"),
+        "data_path": str(parent), **settings,
+    }  # fmt: skip
+    config = build_config("LLMSeqRec", "cycle", None, given)
+    _, (batches, _, _) = build_data(config)
+    return LLMSeqRec(config, batches.dataset), next(iter(batches))
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen3"])
+def test_the_recommendation_loss_reaches_the_adapters_alone(
+    tmp_path: Path, tiny_encoders: dict[str, Path], architecture: str
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders[architecture])
+    assert model.tuned is not None
+    model.train()
+    model.calculate_loss(batch).backward()
+    gradients = [value.grad for value in model.tuned.parameters()]
+    # LoRA's second matrix starts at zero, and so the first one has no gradient in the first step.
+    assert sum(grad is not None and bool(grad.any()) for grad in gradients) == len(gradients) // 2
+    assert not any("frozen" in name for name in model.state_dict())
+    (frozen,) = model.tuned._frozen
+    trained = {id(value) for value in model.tuned.parameters()}
+    assert all(value.grad is None for value in frozen.parameters() if id(value) not in trained)
+
+
+def test_vectors_change_where_a_step_encoded_them(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"], **{"encoder.items_per_step": 3})
+    assert model.tuned is not None
+    before = model.text_vectors.clone()
+    torch.testing.assert_close(model.tuned.encode_all(), before, atol=1e-4, rtol=1e-4)
+    model.train()
+    optimizer = torch.optim.Adam(model.parameter_groups(), lr=0.02)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+    changed = (model.text_vectors != before).any(1)
+    assert 3 <= changed.sum() <= 9
+    assert not changed[0]
+    model.eval()  # all are encoded anew
+    torch.testing.assert_close(model.text_vectors, model.tuned.encode_all())
+    with_text = before.any(1)
+    assert (model.text_vectors[with_text] != before[with_text]).any(1).all()
+    assert not model.text_vectors[~with_text].any()
+
+
+def test_all_are_encoded_anew_every_so_many_epochs(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"], **{"encoder.refresh_epochs": 2})
+    optimizer = torch.optim.SGD(model.parameter_groups(), lr=1.0)
+    changed = []
+    for _ in range(4):
+        model.train()
+        optimizer.zero_grad()
+        model.calculate_loss(batch).backward()
+        optimizer.step()
+        before = model.text_vectors.clone()
+        model.eval()
+        changed.append(not torch.equal(model.text_vectors, before))
+    assert changed == [False, True, False, True]
+
+
+def test_only_the_language_model_s_columns_change(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    model, batch = _build(tmp_path, f"{tiny_encoders['bert']}+tfidf")
+    assert model.tuned is not None
+    before, width = model.text_vectors.clone(), model.tuned.encode_all().shape[1]
+    assert width < before.shape[1]
+    model.train()
+    model.calculate_loss(batch).backward()
+    torch.optim.SGD(model.parameter_groups(), lr=1.0).step()
+    model.eval()
+    assert (model.text_vectors != before).any(0)[:width].any()
+    torch.testing.assert_close(model.text_vectors[:, width:], before[:, width:])
+
+
+@pytest.mark.parametrize("architecture", ["bert", "qwen3"])
+def test_language_modelling_joins_the_loss(
+    tmp_path: Path, tiny_encoders: dict[str, Path], architecture: str
+) -> None:
+    losses = []
+    for weight in (0.0, 1.0):
+        torch.manual_seed(0)
+        model, batch = _build(
+            tmp_path, tiny_encoders[architecture],
+            **{"encoder.text_loss_weight": weight, "encoder.gradient_checkpointing": bool(weight)},
+        )  # fmt: skip
+        model.train()
+        loss = model.calculate_loss(batch)
+        loss.backward()
+        losses.append(loss.item())
+    # As many classes as words; a fresh model guesses among them.
+    assert losses[1] - losses[0] > 1.0
+
+
+def _train(parent: Path, encoder: Path, **settings: Any) -> Any:
+    given = {**_SMALL, "encoder": str(encoder), "epochs": 6, **settings}
+    given |= {
+        "text_cache": str(parent / "cache.sqlite"), "data_path": str(parent),
+        "artifact_dir": str(parent / "artifacts"),
+    }  # fmt: skip
+    return train("LLMSeqRec", "cycle", None, given)
+
+
+def test_trained_and_exported_with_its_adapter(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    write_cycle(tmp_path)
+    encoder = tiny_encoders["bert"]
+    result = _train(tmp_path, encoder)
+    assert result.test_result["mrr@10"] > 0.6
+    adapter = result.artifact / "adapter"
+    texts = ["Film i3 of the cycle", "A film nobody has met"]
+    plain, tuned = (
+        TextEncoder(encoder, EncoderSpec(str(encoder), adapter=path), "cpu").encode(texts)
+        for path in (None, str(adapter))
+    )
+    assert abs(plain - tuned).max() > 1e-3
+
+
+def test_the_best_epoch_s_vectors_come_back(tmp_path: Path, tiny_encoders: dict[str, Path]) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"])
+    model.eval()
+    best = {name: value.clone() for name, value in model.state_dict().items()}
+    ranked = model.full_sort_predict(batch)
+    model.train()
+    model.calculate_loss(batch).backward()
+    torch.optim.SGD(model.parameter_groups(), lr=1.0).step()
+    model.eval()
+    assert not torch.equal(model.full_sort_predict(batch), ranked)
+    model.load_state_dict(best)
+    found: Tensor = model.full_sort_predict(batch)
+    torch.testing.assert_close(found, ranked)
+
+
+def test_errors_before_training(tmp_path: Path, tiny_encoders: dict[str, Path]) -> None:
+    bert = tiny_encoders["bert"]
+    with pytest.raises(
+        ConfigError, match=r"\['q_prj'\] are no layers of BertModel; it has .*query"
+    ):
+        _build(tmp_path, bert, **{"encoder.lora_targets": "q_prj"})
+    with pytest.raises(ConfigError, match=r"encoder\.finetune must be ~ or lora, got 'all'"):
+        _build(tmp_path, bert, **{"encoder.finetune": "all"})
+    with pytest.raises(ConfigError, match="trains one language model, named first"):
+        _build(tmp_path, f"tfidf+{bert}")
+    with pytest.raises(ConfigError, match="did you mean 'encoder.lora_r'"):
+        _build(tmp_path, bert, **{"encoder.lora_rank": 4})
+
+
+def test_an_adapter_of_another_model(tmp_path: Path, tiny_encoders: dict[str, Path]) -> None:
+    model, _ = _build(tmp_path, tiny_encoders["bert"])
+    assert model.tuned is not None
+    model.tuned.save(tmp_path / "adapter")
+    qwen = tiny_encoders["qwen3"]
+    with pytest.raises(ConfigError, match="adapter is not of a Qwen3Model"):
+        TextEncoder(qwen, EncoderSpec(str(qwen), adapter=str(tmp_path / "adapter")), "cpu")
+    with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is absent"):
+        TextEncoder(qwen, EncoderSpec(str(qwen), adapter=str(tmp_path)), "cpu")
