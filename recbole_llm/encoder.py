@@ -240,7 +240,7 @@ def _set_up_tokenizer(model: "SentenceTransformer", path: Path, spec: EncoderSpe
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         return  # of a pipeline that only looks words up, and pads nothing
     files, folder = set(tokenizer.vocab_files_names.values()), Path(tokenizer.name_or_path)
-    has_files = path.is_file() or any((folder / file).exists() for file in files)  # GGUF holds all
+    has_files = path.is_file() or any(any(folder.rglob(file)) for file in files)  # GGUF holds all
     if files and not has_files:  # transformers makes one up, to which all words are unknown
         raise ConfigError(
             f"encoder {spec.model!r} cannot serve as a text encoder: {folder} holds no file of its "
