@@ -50,7 +50,8 @@ class EncoderSpec:
     results."""
     dtype: str = "float32"
     """Type of the matrix products, ``float32`` or ``bfloat16``; norms and sums stay float32. A CPU that
-    has no unit for bfloat16 (AMX) uses float32."""
+    has no unit for bfloat16 (AMX) uses float32. ``benchmarks.encoding`` tells what an encoder's vectors
+    lose by it."""
 
     def __post_init__(self) -> None:
         if self.pooling not in (None, *_POOLINGS):
@@ -101,7 +102,7 @@ def locate_weights(spec: EncoderSpec) -> Path:
         path = Path(spec.model)
     else:
         path = _hub_path(spec.model)
-    if path.is_dir() and not list(path.glob("*.safetensors")):
+    if path.is_dir() and not any(path.rglob("*.safetensors")):
         raise ConfigError(
             f"encoder {spec.model!r}: {path} holds no .safetensors weights. Pickled weights are "
             "not loaded; convert the model with save_pretrained"
@@ -141,8 +142,7 @@ def _hub_path(name: str) -> Path:
 def fingerprint(path: Path, spec: EncoderSpec) -> str:
     """Hash of all that decides a vector: weights, tokenizer, pooling and cut-off.
 
-    The type of the products and the machine are no part of it: they turn a vector by less than what
-    ``benchmarks.encoding`` allows.
+    The type of the products and the machine are no part of it: two machines may share a cache.
 
     Args:
         path: what ``locate_weights`` returned.
@@ -342,7 +342,7 @@ class TextEncoder:
         """Encode texts to (N, E) float32, one row a text, in order.
 
         Texts are put into batches by their number of tokens. On a CPU each of torch's threads takes
-        a batch of its own, so that neither the number of threads nor their turns change a bit.
+        a batch of its own, so that neither their number nor their turns change a bit.
         A text that has no token for the tokenizer, such as a control character, gets zeros.
         """
         import torch

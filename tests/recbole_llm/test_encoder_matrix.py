@@ -22,7 +22,12 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from recbole_llm.encoder import EncoderSpec, TextEncoder, load_sentence_transformer
+from recbole_llm.encoder import (
+    EncoderSpec,
+    TextEncoder,
+    load_sentence_transformer,
+    locate_weights,
+)
 from recbole_llm.errors import ConfigError
 from recbole_llm.scoring import topk
 
@@ -243,6 +248,24 @@ def test_a_pipeline_gives_the_librarys_vectors(
     theirs = SentenceTransformer(str(folder), device="cpu").encode([*TEXTS, LONG])
     assert _cosines(ours, theirs).min() >= 0.9999
     assert _encode(folder, TEXTS, "mean").shape == (4, 16)  # a pooling asked for leaves it out
+
+
+def test_a_pipeline_with_the_network_in_a_folder_of_its_own(
+    networks: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = _save_pipeline(tmp_path / "p", networks["BertModel"])
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[0]["path"] = "0_Transformer"
+    (folder / "0_Transformer").mkdir()
+    for file in [*folder.glob("tokenizer*"), folder / "config.json", folder / "model.safetensors"]:
+        file.rename(folder / "0_Transformer" / file.name)
+    (folder / "sentence_bert_config.json").rename(
+        folder / "0_Transformer/sentence_bert_config.json"
+    )
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert locate_weights(EncoderSpec(str(folder))) == folder
+    expected = _encode(networks["BertModel"], TEXTS, "cls")
+    np.testing.assert_allclose(_encode(folder, TEXTS), expected, atol=1e-6)
 
 
 def test_a_pipeline_of_word_vectors(tmp_path: Path) -> None:
