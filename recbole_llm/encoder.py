@@ -382,7 +382,7 @@ class TextEncoder:
             n_threads, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             list(pool.map(encode_rows, batches))
-        torch.set_num_threads(n_threads)
+        torch.set_num_threads(n_threads)  # a thread that starts later takes what was set last
         return vectors
 
     def _count_cut(self, texts: list[str], lengths: "Tensor") -> None:

@@ -242,3 +242,23 @@ def test_a_disk_that_cannot_be_written(
     for cache in ("cache.sqlite", "new.sqlite", "new/cache.sqlite"):
         with pytest.raises(UnavailableError, match=f"text_cache .*{cache}: .*make it writable"):
             encode_cached(["a film"], spec, folder / cache, "cpu", load)
+
+
+def test_a_cache_file_that_is_somebody_elses(
+    tiny_encoders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec, cache = EncoderSpec(str(tiny_encoders["bert"])), tmp_path / "cache.sqlite"
+    film = encode_cached(["film"], spec, cache, "cpu")
+
+    def connect(path: Path, **kwargs: Any) -> sqlite3.Connection:
+        return sqlite3.Connection(f"file:{path}?mode=ro", uri=True, **kwargs)
+
+    def load(*_: Any) -> TextEncoder:
+        raise AssertionError("nothing may be encoded for a cache that cannot be written")
+
+    monkeypatch.setattr("recbole_llm.text_cache.sqlite3.connect", connect)
+    np.testing.assert_array_equal(encode_cached(["film"], spec, cache, "cpu", load), film)
+    with pytest.raises(
+        UnavailableError, match=r"cache\.sqlite: attempt to write a readonly database"
+    ):
+        encode_cached(["a film"], spec, cache, "cpu", load)
