@@ -10,6 +10,7 @@ import importlib.util
 import json
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +23,15 @@ from recbole_llm.errors import ConfigError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+    from torch import Tensor
 
 _POOLINGS = ("mean", "lasttoken", "cls")
 _PIPELINE = "modules.json"
 """Where a sentence encoder's folder says what follows the network: pooling, a dense layer, a norm."""
+_FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
+"""What is read of a model's folder: weights, settings, vocabularies."""
+_READING = "plain text"
+"""Stands in each fingerprint; changed when the same model and settings give other vectors."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,13 @@ class EncoderSpec:
     model's own folder says, and ``mean`` where it says nothing."""
     max_tokens: int = 128
     """Longer texts are cut, tokens."""
-    batch_size: int = 32
-    """Texts in a batch; changes speed, not results."""
+    batch_size: int = 16
+    """Texts of ``max_tokens`` tokens in a batch, or as many more as are shorter; changes speed, not
+    results."""
     dtype: str = "float32"
-    """Weights' type on a GPU; a CPU always uses float32."""
+    """Type of the matrix products, ``float32`` or ``bfloat16``; norms and sums stay float32. A CPU that
+    has no unit for bfloat16 (AMX) uses float32. ``benchmarks.encoding`` tells what an encoder's vectors
+    lose by it."""
     adapter: str | None = None
     """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
 
@@ -54,6 +63,8 @@ class EncoderSpec:
                 f"encoder max_tokens and batch_size must be at least 1, got {self.max_tokens} "
                 f"and {self.batch_size}"
             )
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ConfigError(f"encoder dtype must be float32 or bfloat16, got {self.dtype!r}")
 
 
 def encoder_names(joined: str) -> list[str]:
@@ -93,7 +104,7 @@ def locate_weights(spec: EncoderSpec) -> Path:
         path = Path(spec.model)
     else:
         path = _hub_path(spec.model)
-    if path.is_dir() and not list(path.glob("*.safetensors")):
+    if path.is_dir() and not any(path.rglob("*.safetensors")):
         raise ConfigError(
             f"encoder {spec.model!r}: {path} holds no .safetensors weights. Pickled weights are "
             "not loaded; convert the model with save_pretrained"
@@ -121,7 +132,7 @@ def _hub_path(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=["*.safetensors", "*.json", "*.txt"]))
+        return Path(snapshot_download(name, allow_patterns=_FILES))
     except (OSError, ValueError) as error:  # no such name, no access, no connection, no valid name
         raise ConfigError(
             f"encoder {name!r} not found: it is no name in configs/encoder/ "
@@ -133,11 +144,13 @@ def _hub_path(name: str) -> Path:
 def fingerprint(path: Path, spec: EncoderSpec) -> str:
     """Hash of all that decides a vector: weights, tokenizer, pooling and cut-off.
 
+    The type of the products and the machine are no part of it: two machines may share a cache.
+
     Args:
         path: what ``locate_weights`` returned.
     """
     pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
-    digest = hashlib.sha256(f"{pooling}\n{spec.max_tokens}\n".encode())
+    digest = hashlib.sha256(f"{_READING}\n{pooling}\n{spec.max_tokens}\n".encode())
     files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
     if spec.adapter is not None:
         files += sorted(_model_files(Path(spec.adapter), False))
@@ -150,7 +163,7 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
 
 
 def _model_files(folder: Path, with_pipeline: bool) -> Iterator[Path]:
-    for pattern in ("*.safetensors", "*.json", "*.txt"):
+    for pattern in _FILES:
         yield from folder.rglob(pattern) if with_pipeline else folder.glob(pattern)
 
 
@@ -163,7 +176,8 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
 
     Sequences are padded on the right whatever the tokenizer prefers: there a causal network reads no
     padding and counts positions from the first token, so that a text's vector does not depend on
-    the texts beside it.
+    the texts beside it. Texts are cut at ``max_tokens``, or where the network has no more positions.
+    Of an encoder-decoder the encoder alone is kept.
 
     Args:
         path: a folder or GGUF file, from ``locate_weights``.
@@ -174,38 +188,72 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
     """
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers.utils import logging as transformers_logging
 
     if not sys.stderr.isatty():  # its bars are on by default, logs included
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     dtype = torch.float32 if device == "cpu" else getattr(torch, spec.dtype)
-    model_kwargs: dict[str, Any] = {**gguf, "dtype": dtype, "use_safetensors": True}
+    model_kwargs: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     try:
         if _has_pipeline(path, spec):
             _check_modules(path)
             model = SentenceTransformer(
                 str(path), device=device, model_kwargs=model_kwargs, local_files_only=True
             )
-            model.max_seq_length = spec.max_tokens
         else:
-            transformer = Transformer(
-                str(folder),
-                max_seq_length=spec.max_tokens,
-                model_kwargs=model_kwargs,
-                processor_kwargs=dict(gguf),
-                config_kwargs=dict(gguf),
-            )
-            pooling = Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")
-            model = SentenceTransformer(modules=[transformer, pooling], device=device)
-        tokenizer = model.tokenizer
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
+            modules = _network_and_pooling(path, spec, model_kwargs)
+            model = SentenceTransformer(modules=modules, device=device)
+        _set_up_tokenizer(model, path, spec)
+        if spec.adapter is not None:
+            from recbole_llm.lora import load_lora
+
+            load_lora(model, Path(spec.adapter))
+        _try(model, spec)
+    except _LOAD_ERRORS as error:
         raise ConfigError(
             f"encoder {spec.model!r} cannot serve as a text encoder: {type(error).__name__}: {error}"
         ) from error
+    return model
+
+
+_LOAD_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError,
+)  # fmt: skip
+"""What transformers and a network raise over a folder that is not a text encoder's."""
+
+
+def _network_and_pooling(path: Path, spec: EncoderSpec, model_kwargs: dict[str, Any]) -> list[Any]:
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
+    transformer = Transformer(
+        str(folder),
+        model_kwargs={**gguf, **model_kwargs},
+        processor_kwargs=dict(gguf),
+        config_kwargs=dict(gguf),
+    )
+    # A chat model's text would be wrapped in a message, whose own words are most of a short text.
+    transformer.modality_config.pop("message", None)
+    if transformer.config.is_encoder_decoder:  # the library has it without decoder for some alone
+        transformer.model = transformer.model.get_encoder()
+    return [transformer, Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")]
+
+
+def _set_up_tokenizer(model: "SentenceTransformer", path: Path, spec: EncoderSpec) -> None:
+    from transformers import PreTrainedTokenizerBase
+
+    tokenizer = model.tokenizer
     if tokenizer is None:
         raise ConfigError(f"encoder {spec.model!r} cannot serve as a text encoder: no tokenizer")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        return  # of a pipeline that only looks words up, and pads nothing
+    files, folder = set(tokenizer.vocab_files_names.values()), Path(tokenizer.name_or_path)
+    has_files = path.is_file() or any(any(folder.rglob(file)) for file in files)  # GGUF holds all
+    if files and not has_files:  # transformers makes one up, to which all words are unknown
+        raise ConfigError(
+            f"encoder {spec.model!r} cannot serve as a text encoder: {folder} holds no file of its "
+            f"tokenizer, {' or '.join(sorted(files))}; save the tokenizer with save_pretrained"
+        )
     if tokenizer.pad_token is None:  # decoder LLMs often have none
         if tokenizer.eos_token is None:
             raise ConfigError(
@@ -214,11 +262,37 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
             )
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "right"
-    if spec.adapter is not None:
-        from recbole_llm.lora import load_lora
+    model.max_seq_length = min(
+        spec.max_tokens, tokenizer.model_max_length, _n_positions(model) or spec.max_tokens
+    )
 
-        load_lora(model, Path(spec.adapter))
-    return model
+
+def _try(model: "SentenceTransformer", spec: EncoderSpec) -> None:
+    text = "some text"
+    mask = model.preprocess([text]).get("attention_mask")
+    if mask is not None and not mask.any():
+        raise ConfigError(
+            f"encoder {spec.model!r}: its tokenizer, a {type(model.tokenizer).__name__}, makes no "
+            f"token of {text!r}: its files are damaged, or another kind of tokenizer's"
+        )
+    model.encode([text], show_progress_bar=False)
+
+
+def _n_positions(model: "SentenceTransformer") -> int | None:
+    """How many tokens a learned table of positions has room for; None where there is no table.
+
+    RoBERTa and its kin count positions from behind the padding token's id, BART from 2.
+    """
+    import torch
+
+    for name, module in model.named_modules():
+        is_table = name.endswith(("position_embeddings", "embed_positions", ".wpe"))
+        if is_table and isinstance(module, torch.nn.Embedding):
+            first = getattr(module, "offset", 0)
+            if module.padding_idx is not None:
+                first = module.padding_idx + 1
+            return module.num_embeddings - int(first)
+    return None
 
 
 def _check_modules(folder: Path) -> None:
@@ -244,15 +318,93 @@ class TextEncoder:
         path: a folder or GGUF file, from ``locate_weights``.
         spec: how to run it.
         device: a torch device's name.
+    Raises:
+        ConfigError: it cannot serve as a text encoder.
+
+    Attributes:
+        n_cut: texts so far that were longer than the encoder reads, and lost their end.
+        n_empty: texts so far without a token.
+        max_tokens: where texts are cut, tokens.
     """
 
     def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
-        self._model = load_sentence_transformer(path, spec, device)
-        self._batch_size = spec.batch_size
+        import torch
+
+        from recbole_llm.scoring.topk import has_fast_bfloat16
+
+        model = load_sentence_transformer(path, spec, "cpu")
+        self._in_bfloat16 = spec.dtype == "bfloat16" and (
+            device != "cpu" or has_fast_bfloat16(torch.device(device))
+        )
+        if self._in_bfloat16:  # once, what autocast would do for each batch
+            for module in model.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.to(torch.bfloat16)
+        self._model = model.to(device)
+        self._batch_tokens = spec.batch_size * spec.max_tokens
+        self._prompt = model.prompts.get(model.default_prompt_name or "")
+        self.max_tokens = model.max_seq_length or spec.max_tokens
+        self.n_cut = self.n_empty = 0
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
-        """Encode texts to (N, E) float32, one row a text, in order."""
-        vectors = self._model.encode(
-            texts, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
-        return np.asarray(vectors, dtype=np.float32)
+        """Encode texts to (N, E) float32, one row a text, in order.
+
+        Texts are put into batches by their number of tokens. On a CPU each of torch's threads takes
+        a batch of its own, so that neither their number nor their turns change a bit.
+        A text that has no token for the tokenizer, such as a control character, gets zeros.
+        """
+        import torch
+
+        model = self._model
+        features = model.preprocess(texts, prompt=self._prompt)
+        mask = features.get("attention_mask")
+        if mask is None:  # words looked up and averaged: nothing to put into batches
+            return np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float32)
+        lengths = mask.sum(1)  # (N,)
+        self._count_cut(texts, lengths)
+        self.n_empty += int((lengths == 0).sum())
+        width = model.get_embedding_dimension()
+        assert width is not None
+        vectors = np.zeros((len(texts), width), dtype=np.float32)
+
+        def encode_rows(rows: "Tensor") -> None:
+            longest = int(lengths[rows].max())
+            batch = {
+                name: value[rows, :longest].to(model.device) if torch.is_tensor(value) else value
+                for name, value in features.items()
+            }
+            with (
+                torch.inference_mode(),
+                torch.autocast(model.device.type, torch.bfloat16, enabled=self._in_bfloat16),
+            ):
+                states = model(batch)["sentence_embedding"][:, : model.truncate_dim]
+                vectors[rows] = states.float().cpu().numpy()
+
+        batches = list(_batches(lengths, self._batch_tokens))
+        n_threads = torch.get_num_threads()
+        if model.device.type != "cpu" or n_threads == 1:
+            for rows in batches:
+                encode_rows(rows)
+            return vectors
+        with ThreadPoolExecutor(
+            n_threads, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            list(pool.map(encode_rows, batches))
+        torch.set_num_threads(n_threads)  # a thread that starts later takes what was set last
+        return vectors
+
+    def _count_cut(self, texts: list[str], lengths: "Tensor") -> None:
+        full = [texts[row] for row in (lengths >= self.max_tokens).nonzero().flatten().tolist()]
+        if full:
+            whole = self._model.tokenizer(full, verbose=False)["input_ids"]
+            self.n_cut += sum(len(tokens) > self.max_tokens for tokens in whole)
+
+
+def _batches(lengths: "Tensor", batch_tokens: int) -> Iterator["Tensor"]:
+    """Row numbers of texts of like lengths, the longest first; rows without a token are left out."""
+    order = lengths.argsort(descending=True, stable=True)[: int((lengths > 0).sum())]
+    start = 0
+    while start < len(order):
+        n_rows = max(batch_tokens // int(lengths[order[start]]), 1)
+        yield order[start : start + n_rows]
+        start += n_rows

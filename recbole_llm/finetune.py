@@ -6,6 +6,7 @@ that they had. All texts are encoded anew every ``encoder.refresh_epochs`` epoch
 Sizes: V items including padding, E width of the encoder's whitened vectors.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,8 +40,8 @@ class TunedEncoder(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         path = locate_weights(spec)
-        model = load_sentence_transformer(path, spec, device)
-        model.float()  # adapters learn in float32; enable_amp makes the arithmetic cheaper
+        # Adapters learn in float32; enable_amp makes the arithmetic cheaper.
+        model = load_sentence_transformer(path, replace(spec, dtype="float32"), device)
         wrapped = add_lora(model, options.lora_r, options.lora_targets, options.lora_dropout)
         if options.gradient_checkpointing:
             plain_network(model).gradient_checkpointing_enable()
@@ -131,7 +132,7 @@ class TunedEncoder(nn.Module):
 
     def _features(self, texts: list[str]) -> dict[str, Any]:
         (model,) = self._frozen
-        features = model.tokenize(texts)
+        features = model.preprocess(texts)
         return {
             key: value.to(self._mean.device) if isinstance(value, Tensor) else value
             for key, value in features.items()

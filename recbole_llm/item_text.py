@@ -5,6 +5,8 @@ unbalanced ``"`` for the start of a quoted field. The text is therefore read her
 """
 
 import csv
+import io
+import logging
 import string
 from pathlib import Path
 
@@ -12,23 +14,35 @@ import pandas as pd
 
 from recbole_llm.errors import ConfigError, DataError
 
+_log = logging.getLogger(__name__)
+_UNREADABLE = "\ufffd"
+"""What stands for bytes that are no text in the file's encoding."""
+
+
+class _WithoutNul(io.TextIOWrapper):
+    """A text file without NUL, where pandas would take a field to end."""
+
+    def read(self, size: int | None = -1) -> str:
+        return super().read(size).replace("\0", " ")
+
 
 def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -> pd.DataFrame:
-    """Read an atomic ``.item`` file as text, whatever quotes it holds.
+    """Read an atomic ``.item`` file as text, whatever quotes and odd characters it holds.
 
     Args:
         path: the file; its head names ``field:type`` columns.
         item_field: the column that holds external item ids.
     Returns:
         One row an item, indexed by external item id (the first of repeated ids), with the
-        ``token`` and ``token_seq`` columns under their bare names; absent values are "".
+        ``token`` and ``token_seq`` columns under their bare names; absent values are "". NUL reads
+        as a blank, and bytes that are no text as U+FFFD, which is counted in a warning.
     Raises:
         DataError: the head has no ``item_field``, or a column without a type.
     """
-    table = pd.read_csv(
-        path, sep=separator, dtype=str, encoding=encoding, quoting=csv.QUOTE_NONE,
-        keep_default_na=False,
-    )  # fmt: skip
+    with _WithoutNul(path.open("rb"), encoding=encoding, errors="replace", newline="") as file:
+        table = pd.read_csv(
+            file, sep=separator, dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False
+        )
     names = {}
     for column in table.columns:
         field, _, kind = column.partition(":")
@@ -41,6 +55,12 @@ def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -
     table = table[list(names)].rename(columns=names).fillna("")
     if item_field not in table.columns:
         raise DataError(f"{path} has no column '{item_field}:token', found {list(names.values())}")
+    n_unreadable = sum(int(table[name].str.contains(_UNREADABLE).sum()) for name in table)
+    if n_unreadable:
+        _log.warning(
+            "%d fields of %s hold bytes that are no %s and read as %s; the config key encoding says "
+            "how the file is written", n_unreadable, path, encoding, _UNREADABLE,
+        )  # fmt: skip
     return table.drop_duplicates(item_field).set_index(item_field)
 
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from recbole_llm.encoder import EncoderSpec, TextEncoder, fingerprint, locate_weights
-from recbole_llm.errors import ConfigError
+from recbole_llm.errors import ConfigError, UnavailableError
 
 _log = logging.getLogger(__name__)
-_CHUNK = 256
+_CHUNK = 512
 """Texts encoded between two commits."""
 _BUSY_S = 60.0
 """How long to wait while another process commits, seconds."""
@@ -37,7 +37,7 @@ def encode_cached(
     """Encode texts, taking from the cache what it has and adding what it lacks.
 
     Args:
-        texts: non-empty texts; repeats are encoded once.
+        texts: non-empty texts; repeats are encoded once. Half a surrogate pair counts as "?".
         spec: the encoder.
         cache: SQLite file, made with its folder when absent.
         device: a torch device's name.
@@ -45,26 +45,37 @@ def encode_cached(
     Returns:
         (N, E) float32 in the order of ``texts``.
     Raises:
-        ConfigError: ``cache`` is another kind of file, or its vectors are not this encoder's.
+        ConfigError: ``cache`` is another kind of file, or its vectors are not this encoder's; or
+            the encoder gives a vector that is not finite, and nothing of that is kept.
+        UnavailableError: nothing can be written to ``cache``, for one because the disk is full; what
+            it held and what was encoded before is kept.
     """
     started = time.monotonic()
+    texts = [text.encode(errors="replace").decode() for text in texts]
     path = locate_weights(spec)
-    cache.parent.mkdir(parents=True, exist_ok=True)
     encoder_key = fingerprint(path, spec)
     keys = [_key(encoder_key, text) for text in texts]
-    with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
-        _check_is_cache(database, cache)
-        known = _read(database, keys)
-        n_encoded = 0
-        if len(known) < len(set(keys)):
-            # A second process that wants these vectors waits for the first one, and finds them.
-            with FileLock(f"{cache}.{encoder_key[:12]}.lock"):
-                known = _read(database, keys)
-                missing = {k: text for k, text in zip(keys, texts, strict=True) if k not in known}
-                n_encoded = len(missing)
-                if missing:
-                    encoder = load(path, spec, device)
-                    known.update(_encode_missing(database, encoder, missing))
+    n_encoded = 0
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
+            _check_is_cache(database, cache)
+            known = _read(database, keys)
+            if len(known) < len(set(keys)):
+                # A second process that wants these vectors waits for the first one, and finds them.
+                with FileLock(f"{cache}.{encoder_key[:12]}.lock"):
+                    known = _read(database, keys)
+                    missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
+                    n_encoded = len(missing)
+                    if missing:
+                        _check_is_writable(database)
+                        encoder = load(path, spec, device)
+                        known.update(_encode_missing(database, encoder, missing, spec.model))
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UnavailableError(
+            f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
+            "name another file, and start again"
+        ) from error
     _log.info(
         "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
         len(set(keys)), len(set(keys)) - n_encoded, n_encoded, spec.model,
@@ -82,20 +93,26 @@ def encode_cached(
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
     try:
         tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        if not tables:
-            database.execute(
-                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)"
-            )
-            return
-        database.execute("SELECT key, vector FROM vectors LIMIT 0")
+        if tables:
+            database.execute("SELECT key, vector FROM vectors LIMIT 0")
     except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
+            raise
         raise ConfigError(
             f"text_cache {cache} is no cache of text vectors ({error}); name another file"
         ) from error
+    if not tables:
+        database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
+
+
+def _check_is_writable(database: sqlite3.Connection) -> None:
+    """Try to write before an hour of encoding, not after it."""
+    database.execute("INSERT OR REPLACE INTO vectors VALUES (x'', x'')")
+    database.rollback()
 
 
 def _encode_missing(
-    database: sqlite3.Connection, encoder: TextEncoder, missing: dict[bytes, str]
+    database: sqlite3.Connection, encoder: TextEncoder, missing: dict[bytes, str], model: str
 ) -> dict[bytes, NDArray[np.float32]]:
     by_length = sorted(missing.items(), key=lambda pair: (len(pair[1]), pair[1]))
     encoded: dict[bytes, NDArray[np.float32]] = {}
@@ -104,6 +121,7 @@ def _encode_missing(
         for start in range(0, len(by_length), _CHUNK):
             chunk = by_length[start : start + _CHUNK]
             vectors = encoder.encode([text for _, text in chunk])
+            _check_is_finite(vectors, [text for _, text in chunk], model)
             for (key, _), vector in zip(chunk, vectors, strict=True):
                 encoded[key] = vector
             database.executemany(
@@ -114,7 +132,23 @@ def _encode_missing(
             bar.update(len(chunk))
             if bar.disable:
                 _log.info("encode item text: %d of %d", start + len(chunk), len(by_length))
+    if encoder.n_cut or encoder.n_empty:
+        _log.info(
+            "item text: of %d texts %d were longer than %d tokens and cut there, %d had no token and "
+            "got zeros", len(missing), encoder.n_cut, encoder.max_tokens, encoder.n_empty,
+        )  # fmt: skip
     return encoded
+
+
+def _check_is_finite(vectors: NDArray[np.float32], texts: list[str], model: str) -> None:
+    broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+    if len(broken):
+        text = texts[broken[0]]
+        raise ConfigError(
+            f"encoder {model!r} gives {len(broken)} of {len(texts)} texts a vector with NaN or "
+            f"infinity, first {text[:80]!r} ({len(text)} characters). Its weights are broken, or its "
+            "sums overflow: check the model, or take another encoder. None of these was cached"
+        )
 
 
 def _key(encoder_key: str, text: str) -> bytes:

@@ -60,7 +60,7 @@ class TopItems:
         self._banned: Tensor | None = None
         self._block = size if size <= _KEPT else _BLOCK.get(item_matrix.device.type, _BLOCK["cpu"])
         self._rough: Tensor | None = None
-        if self._block < size and _has_fast_bfloat16(item_matrix.device):
+        if self._block < size and has_fast_bfloat16(item_matrix.device):
             self._rough = self._vectors.bfloat16()
             self._rough[: len(rows), -1] = _not_below(self._bias)
             self._longest = item_matrix[rows].norm(dim=1).max()
@@ -205,7 +205,7 @@ class TopItems:
         return torch.cat(parts)
 
 
-def _has_fast_bfloat16(device: torch.device) -> bool:
+def has_fast_bfloat16(device: torch.device) -> bool:
     """Whether this CPU multiplies bfloat16 in tiles (AMX)."""
     read = getattr(torch.cpu, "get_capabilities", None)  # new torches have it
     return device.type == "cpu" and read is not None and bool(read().get("amx_bf16"))
