@@ -129,8 +129,12 @@ def _run(args: argparse.Namespace) -> None:
 
 def _compress(args: argparse.Namespace) -> None:
     """Make an encoder or an artifact smaller, or an artifact's network an ONNX file."""
-    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it names what it does not need
+    import torch  # which sets its loggers' levels when it is imported
+
+    # What writes ONNX tells of each step; at torch's warnings there is nothing to do.
+    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
+    logging.getLogger("recbole_llm").setLevel(logging.INFO)
+    logging.getLogger(torch.onnx.__name__).setLevel(logging.ERROR)
     if args.what == "encoder":
         from recbole_llm.compress_encoder import compress_encoder
 

@@ -41,7 +41,7 @@ _PROBES = (
 """What the network in ONNX reads beside the encoder before it is announced."""
 _TOLERANCE = 1e-4
 """By how much an entry in float32 may be off, of the largest entry: sums have another order."""
-_FITTED = 2048
+_FITTED = 1024
 """Texts that principal components are fitted to, spread over those given."""
 
 
@@ -242,17 +242,20 @@ def _ids(model: "SentenceTransformer", text: str) -> list[int]:
 
 def _quantise(folder: Path) -> None:
     """Put the network in int8 in the place of the one in float32."""
-    from onnxruntime.quantization import QuantType, quant_pre_process, quantize_dynamic
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-    prepared, small = folder / "prepared.onnx", folder / "int8.onnx"
-    # Its other steps change neither speed nor vectors here, and they fail on decoders.
-    quant_pre_process(
-        str(folder / NETWORK), str(prepared), skip_optimization=True, skip_symbolic_shape=True
-    )
-    quantize_dynamic(str(prepared), str(small), per_channel=True, weight_type=QuantType.QInt8)
-    for file in (*folder.glob(f"{NETWORK}*"), prepared):
+    plain, small = folder / NETWORK, folder / "int8.onnx"
+    network = onnx.load(plain, load_external_data=False)
+    # Quantising turns matrices round and trips over the shapes that they had; it finds shapes itself.
+    del network.graph.value_info[:]
+    add_pre_process_metadata(network)  # or it warns that this was not done
+    onnx.save(network, plain)
+    quantize_dynamic(plain, small, per_channel=True, weight_type=QuantType.QInt8)
+    for file in folder.glob(f"{NETWORK}*"):
         file.unlink()
-    small.rename(folder / NETWORK)
+    small.rename(plain)
 
 
 def _read_probes(folder: Path, max_tokens: int) -> NDArray[np.float32]:

@@ -169,6 +169,8 @@ def test_components_that_stay(tiny_encoders: dict[str, Path], tmp_path: Path) ->
     values, directions = np.linalg.eigh(centred.T @ centred)
     expected = centred @ directions[:, np.argsort(-values)[:5]]
     np.testing.assert_allclose(np.abs(read), np.abs(expected), atol=1e-4)  # signs are free
+    rounded = compress_encoder(name, tmp_path / "int8", size=5, items=items)
+    assert _cosines(read, _encode(str(rounded))).mean() > 0.99
     with pytest.raises(DataError, match="14 different texts, 15 components need as many"):
         compress_encoder(name, tmp_path / "more", size=15, items=items)
     with pytest.raises(ConfigError, match="has 16 components, 17 were to be kept"):
