@@ -19,13 +19,14 @@ import json
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 
-from benchmarks.about import RESULTS, describe_run, read_results
+from benchmarks.about import RESULTS, describe_run, read_results, without_machine
 from benchmarks.fresh_process import in_fresh_process
 from recbole_llm.scoring.matrix import STORED
 from recbole_llm.warehouse import replace_json
@@ -34,9 +35,9 @@ _PATH = RESULTS / "compression.json"
 _PLAIN = "as it is"
 _WAYS: dict[str, dict[str, Any]] = {
     "int8": {},
-    "int8, 5/6 of the layers": {"n_layers": 5 / 6},
-    "int8, half of the layers": {"n_layers": 1 / 2},
-    "int8, 128 components": {"size": 128},
+    "int8-5/6-layers": {"n_layers": 5 / 6},
+    "int8-half-layers": {"n_layers": 1 / 2},
+    "int8-128-components": {"size": 128},
     "float32": {"bits": 32},
 }
 """Ways to compress an encoder; ``n_layers`` is a share here."""
@@ -60,8 +61,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="the fastest counts")
     args = parser.parse_args()
     about = describe_run()
+    about["versions"]["onnxruntime"] = version("onnxruntime")
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
     args.data_path = Path(args.data_path).absolute()
+    name = without_machine(args.encoder)
     items = args.data_path / args.dataset / f"{args.dataset}.item"
     content = read_results(_PATH, {})
     content = {"figures": {}, "speed": {}, "quality": {}, **content}
@@ -72,14 +75,14 @@ def main() -> None:
             in_fresh_process(_compress, args.encoder, target, _WAYS[way], items)
             encoders[way] = str(target)
         if args.part in ("speed", "all"):
-            content["speed"][args.encoder] = {
+            content["speed"][name] = {
                 **about, "dataset": args.dataset,
                 "encoders": in_fresh_process(_encoders, encoders, items, args.repeats),
             }  # fmt: skip
             content["speed"]["matrices"] = {
                 **about, "items": _ITEMS, "matrices": in_fresh_process(_matrices, args.repeats)
             }  # fmt: skip
-            _write(content, args.encoder)
+            _write(content, name)
         if args.part in ("quality", "all"):
             for seed in args.seeds:
                 for way, encoder in encoders.items():
@@ -183,7 +186,8 @@ def _quality(
     encoder: str,
 ) -> None:  # fmt: skip
     """NDCG@10 of one seed, unless it is there."""
-    row = content["quality"].setdefault(args.encoder, {}).setdefault(args.dataset, {})
+    name = without_machine(args.encoder)
+    row = content["quality"].setdefault(name, {}).setdefault(args.dataset, {})
     row = row.setdefault(way if args.epochs is None else f"{way}, {args.epochs} epochs", {})
     if str(seed) in row:
         return
@@ -193,7 +197,7 @@ def _quality(
     row[str(seed)] = {**outcome, **about}
     sys.stdout.write(f"{args.dataset}, seed {seed}, {way}: {json.dumps(outcome)}\n")
     sys.stdout.flush()
-    _write(content, args.encoder)
+    _write(content, name)
 
 
 def _train(
