@@ -97,13 +97,32 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
         )
+    _add_compress(add("compress", _compress))
     for name, sub in commands.choices.items():
-        if name not in ("run", "pretrain"):
+        if name not in ("run", "pretrain", "compress"):
             sub.add_argument(
                 "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
                 help="root folder of the data (default: ./warehouse)",
             )  # fmt: skip
     return parser
+
+
+def _add_compress(compress: argparse.ArgumentParser) -> None:
+    whats = compress.add_subparsers(dest="what", required=True, metavar="WHAT")
+    encoder = whats.add_parser("encoder", help="fewer bits, layers or components, for a CPU")
+    encoder.add_argument("name", help="a name in configs/encoder, a folder or a .gguf file")
+    encoder.add_argument("--out", type=Path, required=True, help="the folder to make")
+    encoder.add_argument("--bits", type=int, default=8, help="of a weight: 8 or 32")
+    encoder.add_argument("--layers", type=int, help="layers to keep, the last among them")
+    encoder.add_argument("--size", type=int, help="principal components to keep")
+    encoder.add_argument("--items", type=Path, help=".item file that these are fitted to")
+    artifact = whats.add_parser("artifact", help="a smaller item matrix")
+    artifact.add_argument("path", type=Path, help="the artifact's folder")
+    artifact.add_argument("--matrix", default="int6", help="float16, int8 or int6 (default: int6)")
+    artifact.add_argument("--out", type=Path, help="where the new one goes (default: beside it)")
+    onnx = whats.add_parser("onnx", help="the network that reads histories, as an ONNX file")
+    onnx.add_argument("path", type=Path, help="the artifact's folder")
+    onnx.add_argument("--out", type=Path, required=True, help="the file to make")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -123,6 +142,28 @@ def _pretrain(args: argparse.Namespace) -> None:
     files = args.config_files.split() if args.config_files else None
     options, recbole_settings = pretrain_options(files, flags_as_dict(args.rest))
     pretrain(args.dataset, args.output_dir, options, recbole_settings)
+
+
+def _compress(args: argparse.Namespace) -> None:
+    """Make an encoder or an artifact smaller, or an artifact's network an ONNX file."""
+    import torch  # which sets its loggers' levels when it is imported
+
+    # What writes ONNX tells of each step; at torch's warnings there is nothing to do.
+    logging.basicConfig(level=logging.WARNING, format=_LOG_FORMAT)
+    logging.getLogger("recbole_llm").setLevel(logging.INFO)
+    logging.getLogger(torch.onnx.__name__).setLevel(logging.ERROR)
+    if args.what == "encoder":
+        from recbole_llm.compress_encoder import compress_encoder
+
+        compress_encoder(args.name, args.out, args.layers, args.bits, args.size, args.items)
+    elif args.what == "artifact":
+        from recbole_llm.compress_artifact import compress_artifact
+
+        compress_artifact(args.path, args.matrix, args.out)
+    else:
+        from recbole_llm.onnx_scorer import export_scorer
+
+        export_scorer(args.path, args.out)
 
 
 def _feed(args: argparse.Namespace) -> None:

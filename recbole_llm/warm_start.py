@@ -24,9 +24,9 @@ from torch import Tensor
 from recbole_llm.errors import ConfigError
 from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
+from recbole_llm.scoring.artifact import TRAINING_STATE
 
 _log = logging.getLogger(__name__)
-_FILE = "training.safetensors"
 _NETWORK, _ADAPTED = "network.", "adapted_text"
 _ID_VECTORS, _ADAPTOR = "items.id_embedding.weight", "items.adaptor."
 _RIDGE = 1e-6
@@ -47,12 +47,12 @@ def write_training_state(model: LLMSeqRec, tokens: list[str], folder: Path) -> N
     if network.items.adaptor is not None:
         tensors[_ADAPTED] = network.items.adaptor(model.catalogue.text_vectors)  # (V, H)
     about = {"items": json.dumps(tokens[1:]), "shape": json.dumps(_shape(model), sort_keys=True)}
-    staging = folder / f".{_FILE}"
+    staging = folder / f".{TRAINING_STATE}"
     save_file(
         {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
         staging, metadata=about,
     )  # fmt: skip
-    staging.rename(folder / _FILE)
+    staging.rename(folder / TRAINING_STATE)
 
 
 @torch.no_grad()
@@ -72,14 +72,14 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
     if not folder.is_dir():
         raise ConfigError(f"warm_start names no artifact: {folder} does not exist")
     try:
-        with safe_open(folder / _FILE, framework="pt") as file:
+        with safe_open(folder / TRAINING_STATE, framework="pt") as file:
             about = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         before, items = json.loads(about["shape"]), json.loads(about["items"])
     except FileNotFoundError:
-        return _cold(tokens, f"{folder.name} has no {_FILE}")
+        return _cold(tokens, f"{folder.name} has no {TRAINING_STATE}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        return _cold(tokens, f"{folder / _FILE} cannot be read: {error}")
+        return _cold(tokens, f"{folder / TRAINING_STATE} cannot be read: {error}")
     now = json.loads(json.dumps(_shape(model)))
     differing = [f"{key} was {before.get(key)}" for key in now if now[key] != before.get(key)]
     if differing:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class Outcome:
     seconds: float
     """Data, encoding, training and evaluation."""
     parameters: int
+    test_by_matrix: dict[str, dict[str, float]] = field(default_factory=dict)
+    """``test`` as it would be of an artifact that stores its item matrix otherwise."""
 
 
 def run(
@@ -53,6 +55,7 @@ def run(
     settings: dict[str, Any],
     stopping_users: set[str] | None = None,
     new_item_biases: Sequence[float] = (),
+    matrices: Sequence[str] = (),
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Outcome:
     """Train by early stopping on validation, then test the weights that were best there.
@@ -62,6 +65,7 @@ def run(
         settings: RecBole keys on top of the entry's own.
         stopping_users: whose validation rows decide when to stop; by default everyone's.
         new_item_biases: values at which LLMSeqRec ranks the test rows once more each.
+        matrices: ways to store an item matrix, by which LLMSeqRec ranks the test rows once more each.
         on_epoch: called after each validation with the epoch, from 0, and its score.
     """
     from recbole_llm.train import build_config, build_data, fit
@@ -84,6 +88,11 @@ def run(
         with _new_item_bias(fitted.network, bias):
             fitted.trainer.evaluate(test_data, load_best_model=False)
         ranks_by_bias[bias] = keeper.ranks
+    test_by_matrix = {}
+    for stored in matrices:
+        with _stored_matrix(fitted.network, stored):
+            found = fitted.trainer.evaluate(test_data, load_best_model=False)
+        test_by_matrix[stored] = dict(found)
     _mask_history(fitted.network)
     masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
     return Outcome(
@@ -97,6 +106,7 @@ def run(
         epochs=fitted.epochs,
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
+        test_by_matrix=test_by_matrix,
     )
 
 
@@ -118,6 +128,21 @@ def _new_item_bias(network: Any, bias: float) -> Iterator[None]:
         yield
     finally:
         network.item_bias = trained_with
+
+
+@contextmanager
+def _stored_matrix(network: Any, stored: str) -> Iterator[None]:
+    """Let a network read and rank by its item vectors as an artifact would give them back."""
+    from recbole_llm.scoring.matrix import pack_matrix, unpack_matrix
+
+    with torch.no_grad():
+        plain = network.eval().item_matrix()
+    read = unpack_matrix(pack_matrix(plain, stored), stored, plain.shape[1]).to(plain.device)
+    network.item_matrix = lambda: read
+    try:
+        yield
+    finally:
+        del network.item_matrix
 
 
 def _mask_history(network: Any) -> None:

@@ -2,10 +2,11 @@
 
     model.safetensors   network weights and the ready item matrix
     items.json          external item ids in row order, and their titles
-    artifact.json       format version, network shape, data cut, metrics, library versions,
-                        and the SHA-256 of the other two files
+    artifact.json       format version, network shape, how the matrix is stored, data cut, metrics,
+                        library versions, and the SHA-256 of the other two files
 
-There is no pickle in it. A folder is named by its content, so the same weights have one name.
+There is no pickle in it. A folder is named by its content, so the same weights have one name. Beside
+them may lie ``training.safetensors``, what a later training can start from; ranking does not read it.
 """
 
 import hashlib
@@ -23,9 +24,12 @@ from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
 from recbole_llm.layers import SequenceConfig
+from recbole_llm.scoring.matrix import pack_matrix, unpack_matrix
 
-FORMAT_VERSION = 3
-_ITEM_MATRIX, _ITEM_BIAS = "item_matrix", "item_bias"
+TRAINING_STATE = "training.safetensors"
+_PLAIN, _COMPRESSED = 3, 4
+"""Format versions: an item matrix in float32, which is as old, and one that is stored otherwise."""
+_ITEM_BIAS = "item_bias"
 _ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
 
@@ -51,6 +55,8 @@ class Artifact:
     """What training tells of itself: data_cut, metrics, versions, options."""
     model_version: str = ""
     """Twelve hex digits of the content's hash; set by writing and loading."""
+    stored: str = "float32"
+    """How the file holds ``item_matrix``, one of ``matrix.STORED``."""
 
 
 def write_artifact(artifact: Artifact, root: Path) -> Path:
@@ -64,7 +70,8 @@ def write_artifact(artifact: Artifact, root: Path) -> Path:
     try:
         tensors = {_ENCODER + name: value for name, value in artifact.encoder_weights.items()}
         tensors |= {_REPEATS + name: value for name, value in artifact.repeat_weights.items()}
-        tensors |= {_ITEM_MATRIX: artifact.item_matrix, _ITEM_BIAS: artifact.item_bias}
+        tensors |= pack_matrix(artifact.item_matrix, artifact.stored)
+        tensors[_ITEM_BIAS] = artifact.item_bias
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             staging / _WEIGHTS,
@@ -74,11 +81,12 @@ def write_artifact(artifact: Artifact, root: Path) -> Path:
         hashes = {name: _sha256(staging / name) for name in (_WEIGHTS, _ITEMS)}
         model_version = _version(hashes)
         index = {
-            "format_version": FORMAT_VERSION,
+            "format_version": _PLAIN if artifact.stored == "float32" else _COMPRESSED,
             "model_version": model_version,
             "files": hashes,
             "sequence": asdict(artifact.sequence_config),
             "n_items": len(artifact.item_ids),
+            **({} if artifact.stored == "float32" else {"item_matrix": artifact.stored}),
             **artifact.metadata,
         }
         (staging / _INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
@@ -101,12 +109,13 @@ def load_artifact(path: Path) -> Artifact:
     """
     index = _read_json(path / _INDEX)
     version = index.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in (_PLAIN, _COMPRESSED):
         raise ArtifactError(
-            f"{path} has artifact format {version!r}, this version reads {FORMAT_VERSION}; "
+            f"{path} has artifact format {version!r}, this version reads {_PLAIN} and {_COMPRESSED}; "
             "install the version of recbole_llm that wrote it, or train again"
         )
     try:
+        stored = index["item_matrix"] if version == _COMPRESSED else "float32"
         hashes = {name: index["files"][name] for name in (_WEIGHTS, _ITEMS)}
         config = SequenceConfig(**index["sequence"])
     except (KeyError, TypeError) as error:
@@ -122,8 +131,9 @@ def load_artifact(path: Path) -> Artifact:
     items = _read_json(path / _ITEMS)
     try:
         tensors = load_file(path / _WEIGHTS)
-        item_matrix, item_bias = tensors.pop(_ITEM_MATRIX), tensors.pop(_ITEM_BIAS)
-    except (SafetensorError, KeyError) as error:
+        item_matrix = unpack_matrix(tensors, stored, config.hidden_size)
+        item_bias = tensors.pop(_ITEM_BIAS)
+    except (SafetensorError, KeyError, ValueError) as error:
         raise ArtifactError(f"{path / _WEIGHTS} cannot be read: {error}") from None
     n_items = len(items["item_id"])
     shapes = (tuple(item_matrix.shape), tuple(item_bias.shape), len(items["title"]))
@@ -133,7 +143,7 @@ def load_artifact(path: Path) -> Artifact:
             f"artifact {path}: item matrix, biases and titles are {shapes}, its items and hidden "
             f"size ask for {expected_shapes}"
         )
-    known = {"format_version", "model_version", "files", "sequence", "n_items"}
+    known = {"format_version", "model_version", "files", "sequence", "n_items", "item_matrix"}
     return Artifact(
         sequence_config=config,
         encoder_weights=_part(tensors, _ENCODER),
@@ -144,6 +154,7 @@ def load_artifact(path: Path) -> Artifact:
         titles=items["title"],
         metadata={key: value for key, value in index.items() if key not in known},
         model_version=_version(hashes),
+        stored=stored,
     )
 
 

@@ -65,6 +65,11 @@ class Scorer:
         self._row = {item_id: row for row, item_id in enumerate(artifact.item_ids, start=1)}
 
     @property
+    def sequence_encoder(self) -> SequenceEncoder:
+        """The network that reads histories."""
+        return self._encoder
+
+    @property
     def n_items(self) -> int:
         """Items that can be ranked."""
         return len(self.artifact.item_ids)

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from recbole_llm.cli import main
-from recbole_llm.scoring import load_artifact
+from recbole_llm.encoder import find_encoder
+from recbole_llm.scoring import load_artifact, write_artifact
 from recbole_llm.warehouse import Warehouse
-from tests.data import write_cycle
+from tests.data import random_artifact, write_cycle
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,7 +16,8 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    for command in ("run", "feed", "train", "nightly", "airflow", "lookup", "sync", "sql"):
+    commands = "run feed train nightly airflow lookup sync sql compress"
+    for command in commands.split():
         assert f"    {command} " in out
 
 
@@ -61,3 +63,22 @@ def test_a_champion_that_is_there_stands(
     command = ["train", "--warehouse", str(small_warehouse), "--day", "2024-05-01", "--if-none"]
     assert main(command) == 0
     assert f"champion {before['model_version']} stands" in caplog.text
+
+
+@pytest.mark.slow
+def test_compress(
+    tiny_encoders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bert, small = str(tiny_encoders["bert"]), tmp_path / "small"
+    assert main(["compress", "encoder", bert, "--out", str(small), "--layers", "1"]) == 0
+    assert find_encoder(str(small)).max_tokens == 128
+    assert main(["compress", "encoder", bert, "--out", str(small)]) == 2
+    assert "small exists; name a new folder" in capsys.readouterr().err
+    path = write_artifact(random_artifact(["a", "b"]), tmp_path / "artifacts")
+    assert main(["compress", "artifact", str(path)]) == 0
+    (smaller,) = set(path.parent.iterdir()) - {path}
+    assert load_artifact(smaller).stored == "int6"
+    assert main(["compress", "artifact", str(smaller), "--matrix", "int8"]) == 5
+    assert "is compressed already" in capsys.readouterr().err
+    assert main(["compress", "onnx", str(smaller), "--out", str(tmp_path / "states.onnx")]) == 0
+    assert (tmp_path / "states.onnx").is_file()

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recbole_llm.compress_artifact import compress_artifact
 from recbole_llm.errors import DataError
 from recbole_llm.scoring import load_scorer, write_artifact
 from spark_jobs.audit import Promise, audit_file
@@ -127,6 +128,19 @@ def test_the_models_rows_are_the_best_within_the_rules(
                 expected.append(item)
         of_model = [row["item_id"] for row in lists[user] if row["reason"] == "model"]
         assert of_model == expected[:3], user
+
+
+def test_a_compressed_artifact_serves(features: Path, tmp_path: Path) -> None:
+    plain = write_artifact(random_artifact(ITEMS[:19]), tmp_path / "plain")
+    smaller = compress_artifact(plain, "int6")
+    lists, _, task = _score(
+        features, tmp_path, [], artifact=str(smaller), model_version=smaller.name
+    )
+    allowed = set(ITEMS[:19]) - {"i7"}
+    expected = load_scorer(smaller).top_k([HISTORIES["u0"]], 3, eligible=allowed)
+    assert [row["item_id"] for row in lists["u0"]] == expected.item_ids[0]
+    assert {row["model_version"] for row in lists["u0"]} == {smaller.name}
+    assert task.model_version != plain.name
 
 
 def test_a_list_that_the_model_cannot_fill(features: Path, tmp_path: Path) -> None:

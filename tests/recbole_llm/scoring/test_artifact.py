@@ -51,8 +51,8 @@ def test_truncated(path: Path, name: str) -> None:
 
 def test_newer_format(path: Path) -> None:
     index = json.loads((path / "artifact.json").read_text())
-    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 4}))
-    with pytest.raises(ArtifactError, match="has artifact format 4, this version reads 3"):
+    (path / "artifact.json").write_text(json.dumps({**index, "format_version": 5}))
+    with pytest.raises(ArtifactError, match="has artifact format 5, this version reads 3 and 4"):
         load_scorer(path)
 
 
