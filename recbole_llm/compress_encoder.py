@@ -42,7 +42,7 @@ _PROBES = (
 _TOLERANCE = 1e-4
 """By how much an entry in float32 may be off, of the largest entry: sums have another order."""
 _FITTED = 1024
-"""Texts that principal components are fitted to, spread over those given."""
+"""Texts that principal components are fitted to at least, spread over those given."""
 
 
 def compress_encoder(
@@ -79,6 +79,11 @@ def compress_encoder(
     spec = find_encoder(name)
     path = locate_weights(spec)
     model = load_sentence_transformer(path, spec, "cpu")
+    if not hasattr(model[0], "model") or not hasattr(model.tokenizer, "backend_tokenizer"):
+        raise ConfigError(
+            f"encoder {name!r} has no transformer or no tokenizer of the library tokenizers; it cannot "
+            "be compressed"
+        )
     layers = _keep_layers(model, name, n_layers)
     if size is not None and items is not None:
         _keep_components(model, name, size, items)
@@ -91,7 +96,6 @@ def compress_encoder(
             {"input_ids": (1,)},
             "vectors",
             staging / NETWORK,
-            {"encoder": name},
         )
         model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
         before, after = _frame(model, name, staging / TOKENIZER, spec.max_tokens)
@@ -181,7 +185,8 @@ def _keep_components(model: "SentenceTransformer", name: str, size: int, items: 
         raise ConfigError(f"encoder {name!r} has {width} components, {size} were to be kept")
     if size > len(texts):
         raise DataError(f"{items} has {len(texts)} different texts, {size} components need as many")
-    spread = np.linspace(0, len(texts) - 1, min(len(texts), _FITTED)).astype(int)
+    n_fitted = min(len(texts), max(_FITTED, 4 * size))
+    spread = np.linspace(0, len(texts) - 1, n_fitted).astype(int)
     vectors = model.encode([texts[number] for number in spread], show_progress_bar=False)
     pca = PCA(n_components=size, svd_solver="full").fit(vectors.astype(np.float64))
     projection = Dense(width, size, activation_function=nn.Identity())

@@ -24,7 +24,7 @@ def export_onnx(
     dynamic: dict[str, tuple[int, ...]],
     output: str,
     path: Path,
-    metadata: dict[str, str],
+    metadata: dict[str, str] | None = None,
 ) -> None:
     """Write a module's ``forward`` as an ONNX file.
 
@@ -53,5 +53,5 @@ def export_onnx(
         raise ConfigError(
             f"{type(module).__name__} cannot be told in ONNX: {type(error).__name__}: {first_line}"
         ) from error
-    program.model.metadata_props.update(metadata)
+    program.model.metadata_props.update(metadata or {})
     program.save(str(path))
