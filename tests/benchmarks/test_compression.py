@@ -15,7 +15,7 @@ def test_figures_by_hand() -> None:
         "speed": {
             "minilm": {
                 "encoders": {
-                    "as it is": {"size_mb": 90.0, "texts_a_second": 20.0},
+                    "float32": {"size_mb": 90.0, "texts_a_second": 20.0},
                     "int8": {"size_mb": 30.0, "texts_a_second": 50.0},
                 }
             },
@@ -29,7 +29,7 @@ def test_figures_by_hand() -> None:
         "quality": {
             "minilm": {
                 "shop": {
-                    "as it is": {
+                    "float32": {
                         seed: {"ndcg@10": plain, "matrices": {"int6": plain * 0.99}}
                         for seed, (plain, _) in seeds.items()
                     },
