@@ -45,7 +45,8 @@ def train_champion(
     Args:
         warehouse: where features lie and artifacts go.
         config_file: ``configs/nightly.yaml``; its ``training`` holds the model's name and settings,
-            its ``promotion`` the rules of the comparison.
+            its ``continuation`` how a challenger goes on from the champion, its ``promotion`` the
+            rules of the comparison.
         day: the newest day; its features must exist.
         if_none: keep a champion that is there already, and train nothing.
         cold: start a challenger from random weights, not from the champion's.
@@ -68,6 +69,7 @@ def train_champion(
             f"training.model in {config_file} must be LLMSeqRec, the model that has an artifact; "
             f"got {settings['model']!r}"
         )
+    newest_days, continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)
     features = warehouse.root / warehouse.features_manifest(day)["path"]
     cut = _cut(day, champion, rules) if champion else day
@@ -87,6 +89,9 @@ def train_champion(
     if champion and not cold:
         own["warm_start"] = str(warehouse.champion_artifact())
     given = {key: value for key, value in settings.items() if key != "model"}
+    if champion and not cold and newest_days:
+        own["train_since"] = _since_s(cut, newest_days, champion)
+        given |= continuation
     result = train(settings["model"], dataset, None, {**own, **given})
     assert result.artifact is not None
     version = result.artifact.name
@@ -156,6 +161,24 @@ def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:
             _log.warning("champion %s was trained on the days it is judged by, up to %s: the "
                          "comparison favours it", champion["model_version"], seen)  # fmt: skip
     return cut.isoformat()
+
+
+def _continuation(settings: Any, config_file: Path) -> tuple[int, dict[str, Any]]:
+    """The newest days that a challenger learns alone, 0 for all, and the keys that it trains by."""
+    days = settings.get("days") if isinstance(settings, dict) else None
+    if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+        raise ConfigError(
+            f"{config_file}: 'continuation' must hold 'days', an integer of at least 0 (0: a "
+            f"challenger learns from all days), got {settings!r}"
+        )
+    return days, {key: value for key, value in settings.items() if key != "days"}
+
+
+def _since_s(cut: str, days: int, champion: dict[str, Any]) -> int:
+    """Unix seconds of the start of the newest days; earlier where the champion's data end earlier."""
+    first = datetime.date.fromisoformat(cut) - datetime.timedelta(days=days)
+    seen = champion.get("data_cut")
+    return _end_s(min(first.isoformat(), seen) if seen else first.isoformat())
 
 
 def _end_s(day: str) -> int:

@@ -22,6 +22,7 @@ from recbole_llm.layers import (
     score_vectors,
 )
 from recbole_llm.objective import training_loss
+from recbole_llm.sequences import IS_TRAINED
 
 if TYPE_CHECKING:
     from recbole_llm.finetune import TunedEncoder
@@ -146,6 +147,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
             interaction[self.ITEM_SEQ_LEN], last,
+            interaction.interaction.get(IS_TRAINED),
         )  # fmt: skip
         if self.tuned is not None:
             loss = loss + self.tuned.text_loss()
