@@ -89,9 +89,10 @@ def train_champion(
     if champion and not cold:
         own["warm_start"] = str(warehouse.champion_artifact())
     given = {key: value for key, value in settings.items() if key != "model"}
+    since = None
     if champion and not cold and newest_days:
-        own["train_since"] = _since_s(cut, newest_days, champion)
-        given |= continuation
+        since = _first_day(cut, newest_days, champion)
+        given |= {**continuation, "train_since": _start_s(since)}
     result = train(settings["model"], dataset, None, {**own, **given})
     assert result.artifact is not None
     version = result.artifact.name
@@ -100,6 +101,7 @@ def train_champion(
         "model_version": version,
         "data_cut": cut,
         "champion_before": champion["model_version"] if champion else None,
+        "train_since": since,
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "train_seconds": round(time.monotonic() - started, 1),
@@ -174,19 +176,22 @@ def _continuation(settings: Any, config_file: Path) -> tuple[int, dict[str, Any]
     return days, {key: value for key, value in settings.items() if key != "days"}
 
 
-def _since_s(cut: str, days: int, champion: dict[str, Any]) -> int:
-    """Unix seconds of the start of the newest days; earlier where the champion's data end earlier."""
-    first = datetime.date.fromisoformat(cut) - datetime.timedelta(days=days)
-    seen = champion.get("data_cut")
-    return _end_s(min(first.isoformat(), seen) if seen else first.isoformat())
+def _first_day(cut: str, days: int, champion: dict[str, Any]) -> str:
+    """The first of so many days up to the cut, or of those that the champion has not seen."""
+    before = datetime.date.fromisoformat(cut) - datetime.timedelta(days=days)
+    if seen := champion.get("data_cut"):
+        before = min(before, datetime.date.fromisoformat(seen))
+    return (before + datetime.timedelta(days=1)).isoformat()
+
+
+def _start_s(day: str) -> int:
+    """Unix seconds of the start of a day, UTC."""
+    return int(datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC).timestamp())
 
 
 def _end_s(day: str) -> int:
     """Unix seconds of the end of a day, UTC."""
-    after = datetime.date.fromisoformat(day) + datetime.timedelta(days=1)
-    return int(
-        datetime.datetime(after.year, after.month, after.day, tzinfo=datetime.UTC).timestamp()
-    )
+    return _start_s(day) + 86_400
 
 
 def _compare(
