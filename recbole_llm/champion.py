@@ -45,7 +45,8 @@ def train_champion(
     Args:
         warehouse: where features lie and artifacts go.
         config_file: ``configs/nightly.yaml``; its ``training`` holds the model's name and settings,
-            its ``promotion`` the rules of the comparison.
+            its ``continuation`` how a challenger goes on from the champion, its ``promotion`` the
+            rules of the comparison.
         day: the newest day; its features must exist.
         if_none: keep a champion that is there already, and train nothing.
         cold: start a challenger from random weights, not from the champion's.
@@ -68,6 +69,7 @@ def train_champion(
             f"training.model in {config_file} must be LLMSeqRec, the model that has an artifact; "
             f"got {settings['model']!r}"
         )
+    newest_days, continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)
     features = warehouse.root / warehouse.features_manifest(day)["path"]
     cut = _cut(day, champion, rules) if champion else day
@@ -87,6 +89,10 @@ def train_champion(
     if champion and not cold:
         own["warm_start"] = str(warehouse.champion_artifact())
     given = {key: value for key, value in settings.items() if key != "model"}
+    since = None
+    if champion and not cold and newest_days:
+        since = _first_day(cut, newest_days, champion)
+        given |= {**continuation, "train_since": _start_s(since)}
     result = train(settings["model"], dataset, None, {**own, **given})
     assert result.artifact is not None
     version = result.artifact.name
@@ -95,6 +101,7 @@ def train_champion(
         "model_version": version,
         "data_cut": cut,
         "champion_before": champion["model_version"] if champion else None,
+        "train_since": since,
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "train_seconds": round(time.monotonic() - started, 1),
@@ -158,12 +165,33 @@ def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:
     return cut.isoformat()
 
 
+def _continuation(settings: Any, config_file: Path) -> tuple[int, dict[str, Any]]:
+    """The newest days that a challenger learns alone, 0 for all, and the keys that it trains by."""
+    days = settings.get("days") if isinstance(settings, dict) else None
+    if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+        raise ConfigError(
+            f"{config_file}: 'continuation' must hold 'days', an integer of at least 0 (0: a "
+            f"challenger learns from all days), got {settings!r}"
+        )
+    return days, {key: value for key, value in settings.items() if key != "days"}
+
+
+def _first_day(cut: str, days: int, champion: dict[str, Any]) -> str:
+    """The first of so many days up to the cut, or of those that the champion has not seen."""
+    before = datetime.date.fromisoformat(cut) - datetime.timedelta(days=days)
+    if seen := champion.get("data_cut"):
+        before = min(before, datetime.date.fromisoformat(seen))
+    return (before + datetime.timedelta(days=1)).isoformat()
+
+
+def _start_s(day: str) -> int:
+    """Unix seconds of the start of a day, UTC."""
+    return int(datetime.datetime.fromisoformat(day).replace(tzinfo=datetime.UTC).timestamp())
+
+
 def _end_s(day: str) -> int:
     """Unix seconds of the end of a day, UTC."""
-    after = datetime.date.fromisoformat(day) + datetime.timedelta(days=1)
-    return int(
-        datetime.datetime(after.year, after.month, after.day, tzinfo=datetime.UTC).timestamp()
-    )
+    return _start_s(day) + 86_400
 
 
 def _compare(

@@ -38,6 +38,8 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             )
         apply_defaults(config)
         self.options: ModelOptions = model_options(config)
+        self.train_since = self.options.train_since
+        self.replay_share = self.options.replay_share
         self.item_table: pd.DataFrame | None = None
         super().__init__(config)
         if self.options.uses_text:

@@ -25,6 +25,7 @@ from recbole_llm.layers import (
 from recbole_llm.name_decoder import NameDecoder, name_tree
 from recbole_llm.objective import training_loss
 from recbole_llm.semantic_ids import semantic_ids
+from recbole_llm.sequences import IS_TRAINED
 
 if TYPE_CHECKING:
     from recbole_llm.finetune import TunedEncoder
@@ -177,7 +178,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
         loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
-            interaction[self.ITEM_SEQ_LEN], last, self.names,
+            interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
         )  # fmt: skip
         if self.tuned is not None:
             loss = loss + self.tuned.text_loss()

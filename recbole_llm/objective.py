@@ -1,7 +1,7 @@
 """What training minimises: at every position of a batch, the cross-entropy of the items that follow.
 
-Sizes: B sequences, L items in a sequence, N real positions, M targets of each, C candidates, H hidden
-size.
+Sizes: B sequences, L items in a sequence, N trained positions, M targets of each, C candidates, H
+hidden size.
 """
 
 from dataclasses import dataclass
@@ -48,15 +48,18 @@ def training_loss(
     item_seq: Tensor,
     item_seq_len: Tensor,
     last: Tensor,
+    is_trained: Tensor | None = None,
     names: Tensor | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over every real position of a batch.
+    """Mean cross-entropy over every position of a batch that is trained.
 
     A position's targets are the ``n_targets`` items after it, the nearer the more important.
 
     Args:
         item_seq: (B, L) int64 catalogue rows, right-padded with 0, of (B,) int64 lengths.
         last: (B,) int64, the item after each sequence.
+        is_trained: (B, L) bool, False on padding; None for every real position. The others are
+            read and not asked.
         names: (V, D) int64 names of the items, for a network that spells them.
     Returns:
         Scalar float32, in nats.
@@ -64,27 +67,30 @@ def training_loss(
     candidates = objective.candidates(catalogue.is_known, item_seq, last)
     items = network.items(candidates.items, catalogue)  # (C, H)
     is_real = item_seq > 0
-    rows, positions = is_real.nonzero(as_tuple=True)  # (N,)
-    states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)  # (N, H)
+    states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)
+    if is_trained is None:
+        is_trained = is_real
+    else:
+        states = states[is_trained[is_real]]  # (N, H)
     following = next_items(
         item_seq, item_seq_len, last, objective.n_targets, objective.target_decay
     )
     if network.names is not None:
         assert names is not None, "a network that spells names needs them"
-        loss: Tensor = network.names.loss(
-            states, names[following.items[is_real]], following.shares[is_real]
-        )
+        wanted, shares = following.items[is_trained], following.shares[is_trained]
+        loss: Tensor = network.names.loss(states, names[wanted], shares)
         return loss
+    rows, positions = is_trained.nonzero(as_tuple=True)  # (N,)
     adjustments = no_adjustments(states)
     if network.repeats is not None:
         adjustments = network.repeats(item_seq, rows, positions)
         adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
     # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
-    columns = candidates.columns(following.items[is_real]).clamp(max=len(items) - 1)  # (N, M)
+    columns = candidates.columns(following.items[is_trained]).clamp(max=len(items) - 1)  # (N, M)
     return cross_entropy(
         score_vectors(states, config),
         score_vectors(items, config),
-        Targets(columns, following.shares[is_real]),
+        Targets(columns, following.shares[is_trained]),
         adjustments,
         candidates.log_weights,
     )

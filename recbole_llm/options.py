@@ -74,6 +74,9 @@ class ModelOptions:
     beam_size: int
     objective: Objective
     ema_decay: float
+    train_since: float | None
+    """None learns from all events."""
+    replay_share: float
     sequence: SequenceConfig
 
     @property
@@ -177,6 +180,14 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
     _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    _check(config, "replay_share", float, lambda v: v >= 0, "at least 0")
+    if config["train_since"] is not None:
+        _check(config, "train_since", float, math.isfinite, "an instant in the time field's unit")
+        if not config["warm_start"]:
+            raise ConfigError(
+                f"train_since (got {config['train_since']!r}) learns what is new on top of an earlier "
+                "model: name its artifact by warm_start, or leave train_since out"
+            )
     if config["train_neg_sample_args"]["distribution"] != "none":
         raise ConfigError(
             "train_neg_sample_args must be ~ (None): the loss runs over the whole catalogue, got "
@@ -212,6 +223,8 @@ def model_options(config: Config) -> ModelOptions:
             target_decay=float(config["target_decay"]),
         ),
         ema_decay=float(config["ema_decay"]),
+        train_since=None if config["train_since"] is None else float(config["train_since"]),
+        replay_share=float(config["replay_share"]),
         sequence=SequenceConfig(
             hidden_size=config["hidden_size"],
             n_layers=config["n_layers"],

@@ -31,7 +31,8 @@ _RUN_COLUMNS = {
 
 _TRAINING_COLUMNS = {
     "ds": "DATE", "model_version": "VARCHAR", "verdict": "VARCHAR", "reason": "VARCHAR",
-    "data_cut": "DATE", "champion_before": "VARCHAR", "n_users": "BIGINT", "n_events": "BIGINT",
+    "data_cut": "DATE", "train_since": "DATE", "champion_before": "VARCHAR",
+    "n_users": "BIGINT", "n_events": "BIGINT",
     "champion_ndcg": "DOUBLE", "challenger_ndcg": "DOUBLE", "difference": "DOUBLE",
     "lower": "DOUBLE", "margin": "DOUBLE", "confidence": "DOUBLE", "test_ndcg": "DOUBLE",
     "epochs": "BIGINT", "best_epoch": "BIGINT", "train_seconds": "DOUBLE", "warm_from": "VARCHAR",

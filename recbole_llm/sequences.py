@@ -14,12 +14,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from recbole.data.dataset import SequentialDataset
-from recbole.data.interaction import Interaction
+from recbole.data.interaction import Interaction, cat_interactions
 from recbole.utils.enum_type import FeatureSource, FeatureType
 from torch import Tensor
 
-from recbole_llm.errors import DataError
+from recbole_llm.errors import ConfigError, DataError
 
+IS_TRAINED = "is_trained"
+"""(B, L) bool of a training batch: the positions whose next item counts in the loss."""
 _POSITION = "target_position"
 """Where a row's target stands in the flat array; a field of ``inter_feat``, so it is split with it."""
 
@@ -29,9 +31,25 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
 
     Rows, split and evaluation sequences equal those of ``SequentialDataset``; ties in time keep the
     file's order, as there.
+
+    With ``train_since`` the training goes on from one on the events before that instant. The targets
+    are the events since, and those that were held out while they were their user's newest. Older
+    events are what is read before them and what items' counts know. Windows of older targets, drawn
+    anew each time they are read, are mixed in so that these are not forgotten.
+
+    Attributes:
+        train_since: in the unit of the time field; None learns from all events.
+        replay_share: windows of older targets over those of new ones.
     """
 
     inter_feat: Any  # a DataFrame while loading, an Interaction afterwards
+    train_since: float | None = None
+    replay_share: float = 0.0
+    _is_new: Tensor | None = None
+    """By place in the flat array, of training windows with ``train_since``."""
+    _older: Interaction | None = None
+    """The windows to draw from, for the rows from ``_n_new`` on."""
+    _n_new = 0
 
     def data_augmentation(self) -> None:
         """Make RecBole's rows, one a prefix, without the prefixes themselves."""
@@ -54,6 +72,7 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         self.sort(by=[self.uid_field, self.time_field], ascending=True)
         users = self.inter_feat[self.uid_field].numpy()
         self._flat_items: Tensor = self.inter_feat[self.iid_field].clone()
+        self._flat_times: Tensor = self.inter_feat[self.time_field].clone()
         is_first = np.r_[True, users[1:] != users[:-1]]
         starts = np.flatnonzero(is_first)[np.cumsum(is_first) - 1]
         targets = np.flatnonzero(~is_first)  # the first item of a user has no prefix
@@ -70,27 +89,64 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         self.inter_feat = rows
 
     def build(self) -> list[Self]:
-        """Split as RecBole does, then thin the training rows to windows."""
-        train, valid, test = super().build()
-        return [train._windows(), valid, test]
+        """Split as RecBole does, then thin the training rows to windows.
 
-    def _windows(self) -> Self:
+        Raises:
+            ConfigError: nothing came since ``train_since``.
+        """
+        train, valid, test = super().build()
+        rows = train.inter_feat
+        if not len(rows):
+            return [train, valid, test]
+        windows = train.copy(rows)
+        windows._split_rows = rows
+        if self.train_since is None:
+            windows.inter_feat = self._thinned(rows)
+        else:
+            held_out = torch.cat([part.inter_feat[self.uid_field] for part in (valid, test)])
+            windows._learn_since(self.train_since, held_out)
+        return [windows, valid, test]
+
+    def _learn_since(self, instant: float, held_out: Tensor) -> None:
+        """Keep the windows of new targets, and rows in whose place older windows are read.
+
+        Args:
+            held_out: user ids of the rows of validation and test.
+        """
+        rows = self._split_rows
+        # A user's target was learnt before if as many events as are held out now had followed it.
+        n_held_out = torch.bincount(held_out, minlength=self.user_num)
+        followed_by = self._flat_times[rows[_POSITION] + n_held_out[rows[self.uid_field]]]
+        is_new = followed_by >= torch.tensor(instant, dtype=torch.float32)  # as RecBole keeps times
+        if not is_new.any():
+            raise ConfigError(
+                f"train_since is {instant:.10g} and the newest event is of "
+                f"{self._flat_times.max():.10g}: there is nothing new to learn. Give an instant in "
+                f"the unit of {self.time_field!r}, or leave train_since out to learn from all events"
+            )
+        self._is_new = torch.zeros(len(self._flat_items), dtype=torch.bool)
+        self._is_new[rows[_POSITION]] = is_new
+        new, older = self._thinned(rows[is_new]), self._thinned(rows[~is_new])
+        self.inter_feat = new
+        n_drawn = round(self.replay_share * len(new))
+        if n_drawn and len(older):
+            self._older, self._n_new = older, len(new)
+            self.inter_feat = cat_interactions([new, older[torch.arange(n_drawn) % len(older)]])
+
+    def _thinned(self, rows: Interaction) -> Interaction:
         """Keep of each user every L-th row from the last one back.
 
         A kept row's prefix and target hold the targets of the rows before it, up to L of them, so
-        each training row is predicted exactly once an epoch.
+        each row is predicted exactly once an epoch.
         """
-        if not len(self.inter_feat):
-            return self
-        order = np.lexsort((self.inter_feat[_POSITION].numpy(), self.inter_feat[self.uid_field]))
-        users = self.inter_feat[self.uid_field].numpy()[order]
+        if not len(rows):
+            return rows
+        order = np.lexsort((rows[_POSITION].numpy(), rows[self.uid_field]))
+        users = rows[self.uid_field].numpy()[order]
         is_last = np.r_[users[1:] != users[:-1], True]
         ends = np.flatnonzero(is_last)[np.cumsum(np.r_[0, is_last[:-1]])]
         steps_back = ends - np.arange(len(users))
-        keep = order[steps_back % self.max_item_list_len == 0]
-        windows: Self = self.copy(self.inter_feat[np.sort(keep)])
-        windows._split_rows = self.inter_feat
-        return windows
+        return rows[np.sort(order[steps_back % self.max_item_list_len == 0])]
 
     def training_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) items and (N,) the items that followed them, once for each row of the split."""
@@ -120,6 +176,11 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
 
     def __getitem__(self, index: Any, join: bool = True) -> Interaction:
         rows = super().__getitem__(index, join)
+        if self._older is not None:
+            is_drawn = torch.as_tensor(index) >= self._n_new
+            drawn = self._older[torch.randint(len(self._older), (int(is_drawn.sum()),))]
+            for field in drawn:
+                rows[field][is_drawn] = drawn[field]
         lengths = rows[self.item_list_length_field]
         starts = rows[_POSITION] - lengths
         steps = torch.arange(self.max_item_list_len)
@@ -127,4 +188,10 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         positions = torch.where(is_real_item, starts.unsqueeze(-1) + steps, 0)
         sequences = torch.where(is_real_item, self._flat_items[positions], 0)
         rows.update(Interaction({self.item_id_list_field: sequences}))
+        if self._is_new is not None:
+            is_older = ~self._is_new[rows[_POSITION]].unsqueeze(
+                -1
+            )  # (B, 1): drawn, all of it counts
+            is_trained = is_real_item & (is_older | self._is_new[positions + 1])  # (B, L)
+            rows.update(Interaction({IS_TRAINED: is_trained}))
         return rows

@@ -64,7 +64,8 @@ def train(
     Settings rank as in RecBole: files, then ``config_dict``, then ``--key=value`` on the command
     line. Beside RecBole's keys: ``artifact_dir`` (where the artifact goes; by default a dated folder
     in ``checkpoint_dir``), ``data_cut`` (the last day in the data, written into the artifact) and
-    ``warm_start`` (an artifact's folder, to start from its weights where they fit).
+    ``warm_start`` (an artifact's folder, to start from its weights where they fit), and with that
+    ``train_since`` (only events from then on are learnt; see ``WholeSequenceDataset``).
 
     Args:
         nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
@@ -284,6 +285,8 @@ def fit(
         train_data, valid_data: loaders from ``build_data``.
         model_class, trainer_class: by default those RecBole takes for the model's name.
         on_epoch: called after each validation with the epoch, from 0, and its score.
+    Raises:
+        ConfigError: only new events are to be learnt and the earlier weights do not fit.
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     network = (model_class or get_model(config["model"]))(config, train_data._dataset)
@@ -292,6 +295,11 @@ def fit(
     start = None
     if config["model"] == "LLMSeqRec" and config["warm_start"]:
         start = start_warm(network, train_data._dataset.item_tokens(), Path(config["warm_start"]))
+        if start["cold_because"] and train_data._dataset.train_since is not None:
+            raise ConfigError(
+                "train_since learns what is new on top of an earlier model, but the training starts "
+                f"cold: {start['cold_because']}. Leave train_since out to learn from all events"
+            )
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
     _make_folder(Path(config["checkpoint_dir"]))
     trainer = trainer_class(config, network)

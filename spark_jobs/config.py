@@ -61,6 +61,9 @@ class NightConfig:
     ``change`` is the share that it may differ from the median of the nights before."""
     training: dict[str, Any]
     """Keys for RecBole; the jobs do not read them."""
+    continuation: dict[str, Any]
+    """How a challenger goes on from the champion's weights, see ``recbole_llm/champion.py``; the jobs
+    do not read it."""
     promotion: dict[str, Any]
     """Whether a challenger becomes champion, see ``recbole_llm/judge.py``; the jobs do not read it."""
 
@@ -69,7 +72,7 @@ class NightConfig:
                                ("block_event_types", list), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
                                ("sinks", list), ("bands", dict), ("training", dict),
-                               ("promotion", dict)):  # fmt: skip
+                               ("continuation", dict), ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
 
-from recbole_llm.champion import train_champion
+from recbole_llm.champion import _first_day, train_champion
+from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.scoring import load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
@@ -50,12 +52,14 @@ def warehouse(tmp_path: Path) -> Warehouse:
     return warehouse
 
 
-def _config(folder: Path, epochs: int, model: str = "LLMSeqRec", seed: int = 1) -> Path:
+def _config(
+    folder: Path, epochs: int, model: str = "LLMSeqRec", seed: int = 1, days: int = 0
+) -> Path:
     path = folder / "night.yaml"
     path.write_text(
         f"training: {{model: {model}, item_repr: id, epochs: {epochs}, hidden_size: 16, n_layers: 1,"
         f" seed: {seed}, learning_rate: 0.02, MAX_ITEM_LIST_LENGTH: 5, train_batch_size: 16}}\n"
-        f"exclude_seen: false\n{_RULES}"
+        f"continuation: {{days: {days}, epochs: 2, eval_step: 0}}\nexclude_seen: false\n{_RULES}"
     )
     return path
 
@@ -103,6 +107,48 @@ def test_a_champion_and_its_challengers(warehouse: Warehouse, tmp_path: Path) ->
     assert json.loads(warehouse.champion.read_text())["data_cut"] == DAY
     assert "new" in load_scorer(warehouse.champion_artifact()).artifact.item_ids
     assert (warehouse.artifacts / first).is_dir()
+
+
+@pytest.mark.slow
+def test_a_challenger_of_the_newest_days_alone(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The champion's data end with DAY, and so do the challenger's: three days are learnt again."""
+    first = train_champion(warehouse, _config(tmp_path, 15), DAY, if_none=True)
+    learnt: dict[str, float | None] = {}
+    build = LLMSeqRecDataset.build
+
+    def kept(dataset: LLMSeqRecDataset) -> Any:
+        parts = build(dataset)
+        learnt.update(since=dataset.train_since, rows=len(parts[0].inter_feat))
+        return parts
+
+    monkeypatch.setattr(LLMSeqRecDataset, "build", kept)
+    second = train_champion(warehouse, _config(tmp_path, 15, days=3), NEXT_DAY, if_none=False)
+    decision = _decision(warehouse, NEXT_DAY, "promoted")
+    assert second == decision["model_version"]
+    assert (decision["warm_from"], decision["epochs"], decision["data_cut"]) == (first, 2, DAY)
+    assert decision["train_since"] == "2024-05-18"
+    # One window a user that holds the three days' events, and half as many of older ones.
+    assert learnt == {"since": _END - 3 * 86_400, "rows": 36 + 18}
+
+    train_champion(warehouse, _config(tmp_path, 15, days=3), NEXT_DAY, if_none=False, cold=True)
+    assert learnt["since"] is None
+
+
+def test_what_the_champion_has_not_seen_is_learnt_however_few_days_are_asked_for() -> None:
+    assert _first_day("2024-05-20", 3, {}) == "2024-05-18"
+    assert _first_day("2024-05-20", 3, {"data_cut": "2024-05-19"}) == "2024-05-18"
+    assert _first_day("2024-05-20", 3, {"data_cut": "2024-05-10"}) == "2024-05-11"
+
+
+@pytest.mark.parametrize("value", ["~", "{epochs: 3}", "{days: -1}", "{days: true}", "{days: 1.5}"])
+def test_a_continuation_needs_its_days(warehouse: Warehouse, tmp_path: Path, value: str) -> None:
+    config = _config(tmp_path, 0)
+    shown = "{days: 0, epochs: 2, eval_step: 0}"
+    config.write_text(config.read_text().replace(shown, value))
+    with pytest.raises(ConfigError, match="'continuation' must hold 'days'"):
+        train_champion(warehouse, config, DAY, if_none=True)
 
 
 def test_only_a_model_with_an_artifact_can_be_champion(

@@ -1,0 +1,1 @@
+"""Renewing a model by what is new, period by period."""
