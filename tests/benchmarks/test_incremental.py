@@ -58,7 +58,7 @@ def test_what_a_model_does_not_know_is_never_found(tmp_path: Path) -> None:
     assert incremental.rank(scorer, targets, [*CYCLE, "unheard"]).tolist() == [5, 0, 0]
     assert incremental.rank(scorer, targets, best[2:]).tolist() == [3, 0, 0]
     metrics = incremental._metrics(np.array([1, 3, 11, 0]))
-    assert metrics == {"ndcg@10": (1 + 0.5) / 4, "recall@100": 0.75}
+    assert metrics == {"ndcg@10": (1 + 0.5) / 4, "recall@500": 0.75}
 
 
 def test_the_figures_pool_periods() -> None:
@@ -68,7 +68,7 @@ def test_the_figures_pool_periods() -> None:
             **{
                 name: {
                     "ndcg@10": value, "positions": count, "trained": 2 * count, "cpu_seconds": 1.0,
-                    "stayed": {"ndcg@10": value, "recall@100": 0.0},
+                    "stayed": {"ndcg@10": value, "recall@500": 0.0},
                 }
                 for name, value, count in (
                     ("full", full, positions), ("continued", continued, 10), ("stale", 0.1, 0),
@@ -80,7 +80,7 @@ def test_the_figures_pool_periods() -> None:
     assert found == {
         "kept_of_full": 1.2, "stale_of_full": 0.4, "compute_of_full": 0.05, "trained_of_full": 0.05,
         "cpu_of_full": 1.0, "forgotten": round((0.1 * 30 + 0.5 * 10) / (0.2 * 30 + 0.3 * 10), 4),
-        "forgotten_recall@100": None,
+        "forgotten_recall@500": None,
     }  # fmt: skip
 
 
@@ -93,7 +93,10 @@ def test_a_run_goes_on_where_it_was_stopped(
     ]
     rows += [(f"late{n}", "newest", 1150 + n) for n in range(3)]
     source = _write(tmp_path, rows)
-    small = {"encoder": "tfidf", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2}
+    small = {
+        "encoder": "tfidf", "hidden_size": 8, "inner_size": 16, "n_layers": 1, "epochs": 2,
+        "replay_share": 0.0,
+    }  # fmt: skip
     run = incremental.measure(source, 2, 1, tmp_path / "kept", small)
     first = next(run)
     run.close()
