@@ -10,10 +10,10 @@ in it, among all items met up to its end, history not masked.
 RecBole's early stopping on each user's newest event (``LS: valid_only``; there is no test row, so
 nothing else is held out). **continued** goes on from the model of the period before and learns the
 period's events, with older windows drawn again, by ``continuation`` of ``configs/nightly.yaml``; the
-same events are held out, and learnt when newer ones take their place. Items that a period brings join its catalogue, so ids
-and text vectors change each time. **stale** is trained on the start and never again; what it has not
-heard of it cannot rank. ``continuation`` was chosen on the first half of the main set, which here is
-the start, so no period that is measured had a say.
+same events are held out, and learnt when newer ones take their place. Items that a period brings
+join its catalogue, so ids and text vectors change each time. **stale** is trained on the start and
+never again; what it has not heard of it cannot rank. ``continuation`` was chosen on the first half of
+the main set, which here is the start, so no period that is measured had a say.
 
 Figures, over all periods and seeds of the main set: **kept_of_full** and **stale_of_full**, mean
 NDCG@10 over that of full. **compute_of_full**: the positions that training read, times epochs, those
