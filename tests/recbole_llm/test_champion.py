@@ -129,8 +129,8 @@ def test_a_challenger_of_the_newest_days_alone(
     assert second == decision["model_version"]
     assert (decision["warm_from"], decision["epochs"], decision["data_cut"]) == (first, 2, DAY)
     assert decision["train_since"] == "2024-05-18"
-    # One window a user that holds the three days' events, and as many of older ones.
-    assert learnt == {"since": _END - 3 * 86_400, "rows": 36 + 36}
+    # One window a user that holds the three days' events, and three for four of older ones.
+    assert learnt == {"since": _END - 3 * 86_400, "rows": 36 + 27}
 
     train_champion(warehouse, _config(tmp_path, 15, days=3), NEXT_DAY, if_none=False, cold=True)
     assert learnt["since"] is None
