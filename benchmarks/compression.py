@@ -103,7 +103,8 @@ def main() -> None:
 
 def _compress(encoder: str, target: Path, way: dict[str, Any], items: Path) -> None:
     from recbole_llm.compress_encoder import compress_encoder
-    from recbole_llm.encoder import load_sentence_transformer, locate_weights
+    from recbole_llm.encoder import locate_weights
+    from recbole_llm.text_encoder import load_sentence_transformer
 
     options = dict(way)
     if "n_layers" in options:
@@ -117,8 +118,9 @@ def _compress(encoder: str, target: Path, way: dict[str, Any], items: Path) -> N
 
 def _encoders(encoders: dict[str, str], items: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Size, pace and truth of each."""
-    from recbole_llm.encoder import TextEncoder, locate_weights
+    from recbole_llm.encoder import locate_weights
     from recbole_llm.item_text import read_item_file, render_texts
+    from recbole_llm.text_encoder import TextEncoder
 
     texts = sorted(
         filter(None, set(render_texts(read_item_file(items, "item_id", "\t", "utf-8"), None)))

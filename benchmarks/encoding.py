@@ -39,15 +39,10 @@ from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
-from recbole_llm.encoder import (
-    EncoderSpec,
-    TextEncoder,
-    find_encoder,
-    load_sentence_transformer,
-    locate_weights,
-)
+from recbole_llm.encoder import EncoderSpec, find_encoder, locate_weights
 from recbole_llm.item_text import read_item_file, render_texts
 from recbole_llm.text_cache import encode_cached
+from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "encoding.json"

@@ -36,7 +36,7 @@ import yaml
 from platformdirs import user_cache_path
 
 from benchmarks.about import RESULTS, describe_run, read_results
-from benchmarks.cold.cut import Cut, Events
+from benchmarks.cold.cut import Events
 from benchmarks.quality import store
 from benchmarks.quality.models import Entry
 from benchmarks.quality.run import run
@@ -102,7 +102,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     name, encoder, part, seed = key["dataset"], key["encoder"], key["part"], key["seed"]
     cut, data, work = None, source, args.work / name / encoder
     if part == "cold":
-        cut = _cut(source / name, seed)
+        cut = Events(source / name).cut(_COLD_SHARE, seed)
         data, work = args.work / "cold" / str(seed), args.work / name / f"{encoder}-cold-{seed}"
         if not (data / name).is_dir():
             cut.write(data, forget=False)
@@ -131,13 +131,6 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
         row["recall@10"] = round(float((outcome.ranks[is_cold] > 0).mean()), 6)
     _log.info("%s: %s", " ".join(map(str, key.values())), row)
     return row
-
-
-def _cut(folder: Path, seed: int) -> Cut:
-    """The cut of ``benchmarks.cold`` with this seed."""
-    events = Events(folder)
-    chosen = np.random.default_rng(seed).permutation(events.trained_items())
-    return events.without(set(chosen[: round(_COLD_SHARE * len(chosen))].tolist()))
 
 
 def _pretrained(

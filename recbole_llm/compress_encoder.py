@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from recbole_llm.encoder import find_encoder, load_sentence_transformer, locate_weights
+from recbole_llm.encoder import find_encoder, locate_weights
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.item_text import read_item_file, render_texts
 from recbole_llm.onnx_encoder import (
@@ -27,6 +27,7 @@ from recbole_llm.onnx_encoder import (
     TokenFrame,
 )
 from recbole_llm.onnx_export import check_onnx, export_onnx
+from recbole_llm.text_encoder import load_sentence_transformer
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

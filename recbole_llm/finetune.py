@@ -13,10 +13,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from recbole_llm.encoder import EncoderSpec, load_sentence_transformer, locate_weights
+from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.language_model import LanguageModelLoss, is_masked
-from recbole_llm.lora import add_lora, plain_network
+from recbole_llm.lora import add_lora, checkpoint_activations
 from recbole_llm.options import FinetuneOptions
+from recbole_llm.text_encoder import load_sentence_transformer
 from recbole_llm.whitening import Whitening
 
 _AT_ONCE = 64
@@ -44,8 +45,7 @@ class TunedEncoder(nn.Module):
         model = load_sentence_transformer(path, replace(spec, dtype="float32"), device)
         wrapped = add_lora(model, options.lora_r, options.lora_targets, options.lora_dropout)
         if options.gradient_checkpointing:
-            plain_network(model).gradient_checkpointing_enable()
-            plain_network(model).enable_input_require_grads()
+            checkpoint_activations(model)
         self._options = options
         self._wrapped = [wrapped]
         # In a list, so that the frozen network is no part of this module's state.
@@ -57,7 +57,8 @@ class TunedEncoder(nn.Module):
         trained = [p for p in wrapped.parameters() if p.requires_grad]
         self._language_model: list[LanguageModelLoss] = []
         if options.text_loss_weight:
-            loss = _language_model(model, path, options.mask_prob).to(device)
+            mask_prob = options.mask_prob if is_masked(model) else None
+            loss = LanguageModelLoss(model, path, mask_prob).to(device)
             self._language_model.append(loss)
             known = {id(p) for p in wrapped.parameters()}
             trained += [p for p in loss.parameters() if id(p) not in known and p.requires_grad]
@@ -137,12 +138,3 @@ class TunedEncoder(nn.Module):
             key: value.to(self._mean.device) if isinstance(value, Tensor) else value
             for key, value in features.items()
         }
-
-
-def _language_model(model: Any, path: Path, mask_prob: float) -> LanguageModelLoss:
-    gguf = {} if path.is_dir() else {"gguf_file": path.name}
-    source = (
-        str(path if path.is_dir() else path.parent),
-        {**gguf, "dtype": torch.float32, "use_safetensors": True},
-    )
-    return LanguageModelLoss(model, source, mask_prob if is_masked(model) else None)

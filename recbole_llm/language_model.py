@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING,
 )
 
+from recbole_llm.encoder import weights_source
 from recbole_llm.lora import plain_network
 
 
@@ -45,18 +47,18 @@ class LanguageModelLoss(nn.Module):
 
     Args:
         model: its network is trained; the head shares what it ties to the network's word vectors.
-        source: where the model was loaded from, ``(folder, keywords)`` of ``from_pretrained``.
+        path: where the model was loaded from, a folder or GGUF file.
         mask_prob: share of the tokens to guess, for a masked language model; None for a causal one,
             which guesses each token from those before it.
     """
 
-    def __init__(
-        self, model: SentenceTransformer, source: tuple[str, dict[str, Any]],
-        mask_prob: float | None,
-    ) -> None:  # fmt: skip
+    def __init__(self, model: SentenceTransformer, path: Path, mask_prob: float | None) -> None:
         super().__init__()
         kind = AutoModelForCausalLM if mask_prob is None else AutoModelForMaskedLM
-        self.network = kind.from_pretrained(source[0], **source[1])
+        folder, gguf = weights_source(path)
+        self.network = kind.from_pretrained(
+            folder, **gguf, dtype=torch.float32, use_safetensors=True
+        )
         setattr(self.network, self.network.base_model_prefix, plain_network(model))
         self.network.tie_weights()
         self._collator = None

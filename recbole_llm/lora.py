@@ -79,6 +79,13 @@ def plain_network(model: SentenceTransformer) -> Any:
     return network.get_base_model() if isinstance(network, PeftModel) else network
 
 
+def checkpoint_activations(model: SentenceTransformer) -> None:
+    """Let the network keep few activations and work the others out again; frozen weights too."""
+    network = plain_network(model)
+    network.gradient_checkpointing_enable()
+    network.enable_input_require_grads()
+
+
 def put_network(model: SentenceTransformer, network: Any) -> None:
     """Let a sentence encoder run another network."""
     model[0].model = network

@@ -17,8 +17,9 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from recbole_llm.encoder import EncoderSpec, TextEncoder, fingerprint, locate_weights
+from recbole_llm.encoder import EncoderSpec, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError, UnavailableError
+from recbole_llm.text_encoder import TextEncoder
 
 _log = logging.getLogger(__name__)
 _CHUNK = 512

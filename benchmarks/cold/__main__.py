@@ -104,9 +104,7 @@ def _add(row: dict[str, Any]) -> None:
 
 def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any]:
     events = Events(source)
-    chosen = np.random.default_rng(seed).permutation(events.trained_items())
-    cold = set(chosen[: round(share * len(chosen))].tolist())
-    cut = events.without(cold)
+    cut = events.cut(share, seed)
     biases = _BIASES if MODELS[model].model == "LLMSeqRec" else ()
     with tempfile.TemporaryDirectory() as folder:
         aware, unaware = (
@@ -132,7 +130,7 @@ def _measure(source: Path, model: str, seed: int, share: float) -> dict[str, Any
         }  # fmt: skip
 
     result: dict[str, Any] = {
-        "cold_items": len(cold),
+        "cold_items": len(cut.cold),
         "users_left_out": len(events.users) - len(cut.users),
         "cold_users": int(is_cold.sum()),
         "warm_users": int(is_warm.sum()),

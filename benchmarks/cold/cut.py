@@ -27,6 +27,11 @@ class Events:
         """Items with a training event, in a fixed order."""
         return sorted({row[self.item] for rows in self.users.values() for row in rows[:-2]})
 
+    def cut(self, share: float, seed: int) -> "Cut":
+        """Turn a random share of the items that have training events cold."""
+        chosen = np.random.default_rng(seed).permutation(self.trained_items())
+        return self.without(set(chosen[: round(share * len(chosen))].tolist()))
+
     def without(self, cold: set[str]) -> "Cut":
         """Take the cold items' training events away.
 

@@ -26,19 +26,14 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from recbole_llm.encoder import (
-    EncoderSpec,
-    find_encoder,
-    fingerprint,
-    load_sentence_transformer,
-    locate_weights,
-)
+from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
-from recbole_llm.lora import add_lora, plain_network, put_network
+from recbole_llm.lora import add_lora, checkpoint_activations, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
 from recbole_llm.pretrain.objectives import PARTS
 from recbole_llm.pretrain.options import PretrainOptions
 from recbole_llm.pretrain.retrieval import NextItemRetrieval
+from recbole_llm.text_encoder import load_sentence_transformer
 from recbole_llm.warehouse import replace_json
 
 _log = logging.getLogger(__name__)
@@ -142,14 +137,8 @@ def _trainer(
     if options.lora_r:
         put_network(model, add_lora(model, options.lora_r, "all-linear"))
     if options.gradient_checkpointing:
-        plain_network(model).gradient_checkpointing_enable()
-        plain_network(model).enable_input_require_grads()
-    gguf = {} if path.is_dir() else {"gguf_file": path.name}
-    source = (
-        str(path if path.is_dir() else path.parent),
-        {**gguf, "dtype": torch.float32, "use_safetensors": True},
-    )
-    parts = PARTS[options.objective](model, corpus, options, source)
+        checkpoint_activations(model)
+    parts = PARTS[options.objective](model, corpus, options, path)
     valid = corpus.valid_pairs()[: options.n_valid_users]
     retrieval = NextItemRetrieval(corpus.texts, valid[:, 0], valid[:, 1], options.train_batch_size)
     steps = math.ceil(-(-len(parts.train) // options.train_batch_size) * options.epochs)

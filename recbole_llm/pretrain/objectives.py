@@ -8,6 +8,7 @@ which the best weights are told.
 from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,7 +110,7 @@ def delete_tokens(features: dict[str, Tensor], prob: float) -> dict[str, Tensor]
 
 
 def _contrastive(
-    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
+    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, path: Path
 ) -> Parts:
     pairs = corpus.pairs(options.pair_window)
     counts = np.bincount(pairs[:, 1], minlength=len(corpus.texts))
@@ -134,7 +135,7 @@ def _contrastive(
 
 
 def _denoising(
-    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
+    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, path: Path
 ) -> Parts:
     kind = type(plain_network(model).config)
     decoder: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
@@ -145,20 +146,20 @@ def _denoising(
 
 
 def _masked(
-    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
+    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, path: Path
 ) -> Parts:
     if not is_masked(model):
         _refuse(model, options, "clm or contrastive")
-    loss = LanguageModelLoss(model, source, options.mask_prob)
+    loss = LanguageModelLoss(model, path, options.mask_prob)
     return _of_texts(_read_texts(corpus, options), options, loss)
 
 
 def _causal(
-    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, source: Any
+    model: SentenceTransformer, corpus: Corpus, options: PretrainOptions, path: Path
 ) -> Parts:
     if not is_causal(model):
         _refuse(model, options, "mlm, denoising or contrastive")
-    return _of_texts(_read_texts(corpus, options), options, LanguageModelLoss(model, source, None))
+    return _of_texts(_read_texts(corpus, options), options, LanguageModelLoss(model, path, None))
 
 
 def _refuse(model: SentenceTransformer, options: PretrainOptions, take: str) -> None:
@@ -185,7 +186,7 @@ def _of_texts(texts: list[str], options: PretrainOptions, loss: nn.Module) -> Pa
     return Parts(train, held_out, loss, "batch_sampler", "loss")
 
 
-PARTS: dict[str, Callable[[SentenceTransformer, Corpus, PretrainOptions, Any], Parts]] = {
+PARTS: dict[str, Callable[[SentenceTransformer, Corpus, PretrainOptions, Path], Parts]] = {
     "contrastive": _contrastive,
     "denoising": _denoising,
     "mlm": _masked,

@@ -1,6 +1,6 @@
 """Rank the catalogue for sequences of items."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -132,15 +132,8 @@ class Scorer:
         """
         flat, lengths = self._known(item_seqs)
         vectors = np.full((len(lengths), self._config.hidden_size), np.nan, dtype=np.float32)
-        usable = np.flatnonzero(lengths)
-        ends = lengths.cumsum()
-        for start in range(0, len(usable), _BATCH):
-            batch = usable[start : start + _BATCH]
-            part = flat[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
-            states, _, _ = self.encode(
-                torch.from_numpy(part).to(self.device),
-                torch.from_numpy(lengths[batch]).to(self.device),
-            )
+        for batch, part, sizes in self._batches(flat, lengths):
+            states, _, _ = self.encode(part, sizes)
             vectors[batch] = states.cpu().numpy()
         return vectors
 
@@ -189,6 +182,22 @@ class Scorer:
             best, best_scores = self._top(states, out, k, Rules(False, choice))
             ranked[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, best_scores
         return self._named(ranked, scores, is_usable, choice, lengths, 0)
+
+    def _batches(
+        self, rows: NDArray[np.int64], lengths: NDArray[np.int64]
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+        """Of sequences that are not empty some at a time: their numbers, their rows end to end, and
+        how many each has."""
+        ends, usable = lengths.cumsum(), np.flatnonzero(lengths)
+        for start in range(0, len(usable), _BATCH):
+            batch = usable[start : start + _BATCH]
+            # Sequences between them are empty, so theirs stand together.
+            part = rows[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
+            yield (
+                batch,
+                torch.from_numpy(part).to(self.device),
+                torch.from_numpy(lengths[batch]).to(self.device),
+            )
 
     def _choice(self, eligible: Iterable[str] | TopItems | None) -> TopItems | None:
         if eligible is None or isinstance(eligible, TopItems):
@@ -255,17 +264,12 @@ class Scorer:
         """
         ranked = np.zeros((len(lengths), k), dtype=np.int64)
         scores = np.full((len(lengths), k), -np.inf, dtype=np.float32)
-        ends = lengths.cumsum()
         owners, out = blocked if blocked is not None else (rows[:0], rows[:0])
-        usable = np.flatnonzero(lengths)
-        for start in range(0, len(usable), _BATCH):
-            batch = usable[start : start + _BATCH]
-            # Sequences between them are empty, so theirs stand together.
-            part = rows[ends[batch[0]] - lengths[batch[0]] : ends[batch[-1]]]
+        for batch, part, sizes in self._batches(rows, lengths):
             is_here = np.isin(owners, batch)
             states, adjustments = self._read(
-                torch.from_numpy(part).to(self.device),
-                torch.from_numpy(lengths[batch]).to(self.device),
+                part,
+                sizes,
                 rules.exclude_seen,
                 torch.from_numpy(np.searchsorted(batch, owners[is_here])).to(self.device),
                 torch.from_numpy(out[is_here]).to(self.device),

@@ -19,9 +19,10 @@ import torch
 
 from recbole_llm import text_cache
 from recbole_llm.dataset import LLMSeqRecDataset
-from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder
+from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError, UnavailableError
 from recbole_llm.text_cache import encode_cached
+from recbole_llm.text_encoder import TextEncoder
 from recbole_llm.train import build_config
 from tests.data import walk, write_atomic
 

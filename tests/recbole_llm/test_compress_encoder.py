@@ -9,9 +9,10 @@ import pytest
 
 from recbole_llm import compress_encoder as module
 from recbole_llm.compress_encoder import compress_encoder
-from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder, fingerprint, locate_weights
+from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.text_cache import encode_cached
+from recbole_llm.text_encoder import TextEncoder
 from tests.data import CYCLE, write_atomic
 
 TEXTS = [

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from recbole_llm.config_files import config_names
-from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder, fingerprint, locate_weights
+from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
+from recbole_llm.text_encoder import TextEncoder
 
 TEXTS = ["film of the cycle", "a", "nobody has met the film of the cycle"]
 

@@ -23,14 +23,10 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from recbole_llm.encoder import (
-    EncoderSpec,
-    TextEncoder,
-    load_sentence_transformer,
-    locate_weights,
-)
+from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.errors import ConfigError
 from recbole_llm.scoring import topk
+from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
 
 TEXTS = ["film", "the film of a cycle", "a", "nobody has met the film"]
 LONG = "film of the cycle " * 20

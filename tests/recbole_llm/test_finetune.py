@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from recbole_llm.encoder import EncoderSpec, TextEncoder
+from recbole_llm.encoder import EncoderSpec
 from recbole_llm.errors import ConfigError
 from recbole_llm.model import LLMSeqRec
+from recbole_llm.text_encoder import TextEncoder
 from recbole_llm.train import build_config, build_data, train
 from tests.data import write_cycle
 

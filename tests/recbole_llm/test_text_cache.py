@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from recbole_llm import text_cache
-from recbole_llm.encoder import EncoderSpec, TextEncoder
+from recbole_llm.encoder import EncoderSpec
 from recbole_llm.errors import ConfigError
 from recbole_llm.text_cache import encode_cached
+from recbole_llm.text_encoder import TextEncoder
 
 TEXTS = ["film", "a film", "film", "the cycle of film"]
 

@@ -11,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from recbole_llm.encoder import EncoderSpec, TextEncoder, find_encoder
+from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
+from recbole_llm.text_encoder import TextEncoder
 from tests.data import CYCLE, walk, write_atomic
 
 FILMS = {item: f"Film {item} of the cycle" for item in CYCLE}
