@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_CHUNK_LOGITS = {"cpu": 1 << 20, "cuda": 1 << 27}
+_CHUNK_LOGITS = {"cpu": 1 << 19, "cuda": 1 << 27}
 """Logits made at once, numbers: what stays in a CPU's cache, and half a gibibyte of a GPU's memory."""
 
 _MIN_CHUNK = 64
@@ -139,7 +139,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         cuts = torch.searchsorted(rows, starts).tolist()
         loss = states.new_zeros((), dtype=torch.float32)
         states_grad, values_grad = torch.empty_like(states), torch.empty_like(values)
-        items_grad = torch.zeros_like(items, dtype=torch.float32)
+        items_grad = items.new_zeros(items.shape[1], c, dtype=torch.float32)
         for number, start in enumerate(range(0, n, chunk)):
             part = states[start : start + chunk]
             wanted = targets[start : start + chunk]  # (chunk, M)
@@ -158,8 +158,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             gradient.scatter_add_(1, wanted, -counted.to(gradient.dtype))
             values_grad[own] = gradient.view(-1)[places].to(values.dtype)
             states_grad[start : start + chunk] = gradient @ items
-            items_grad += gradient.T @ part
-        ctx.save_for_backward(states_grad / n, (items_grad / n).to(items.dtype), values_grad / n)
+            if is_half:
+                items_grad += part.T @ gradient
+            else:
+                items_grad.addmm_(part.T, gradient)
+        items_grad = (items_grad.T / n).to(items.dtype)
+        ctx.save_for_backward(states_grad / n, items_grad, values_grad / n)
         return loss / n
 
     @staticmethod

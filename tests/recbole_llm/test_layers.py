@@ -5,9 +5,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn import functional
 
 from recbole_llm.catalogue import Catalogue
-from recbole_llm.layers import ADAPTORS, ItemEncoder, RepeatBias, SequenceEncoder, last_states
+from recbole_llm.layers import (
+    ADAPTORS,
+    ItemEncoder,
+    RepeatBias,
+    SequenceEncoder,
+    last_states,
+    weighted_rows,
+)
 from tests.data import SEQUENCE
 
 
@@ -69,6 +77,20 @@ def test_without_neighbors_an_id_stands_alone() -> None:
     vectors = encoder(torch.arange(3), none)
     assert encoder.id_embedding is not None
     torch.testing.assert_close(vectors, encoder.id_embedding.weight * shares[:, :1])
+
+
+def test_weighted_rows_are_an_embedding_bag_to_the_gradient() -> None:
+    torch.manual_seed(0)
+    table = torch.randn(7, 3, requires_grad=True)
+    rows = torch.tensor([[5, 1], [1, 1], [3, 5]])  # rows 0, 2, 4 and 6 stand in no sum
+    weights = torch.rand(3, 2)
+    gradient = torch.randn(3, 3)
+    expected = functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
+    (expected_grad,) = torch.autograd.grad(expected, table, gradient)
+    found = weighted_rows(table, rows, weights)
+    (found_grad,) = torch.autograd.grad(found, table, gradient)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(found_grad, expected_grad)
 
 
 def test_id_dropout_leaves_the_neighbors_in_training_alone() -> None:
