@@ -39,7 +39,7 @@ from tests.thirty_days import write_days
 
 HOME = Path(__file__).parent.parent
 _PATH = RESULTS / "backfill.json"
-_STATE = ("sequences", "items", "recent", "quarantine")
+_STATE = ("sequences", "items", "opinions", "recent", "quarantine")
 _TELLS = {"attempt", "path", "seconds", "sources"}
 """What a manifest says of an attempt, not of the day."""
 _SETTINGS = {

@@ -119,11 +119,11 @@ def _compress(encoder: str, target: Path, way: dict[str, Any], items: Path) -> N
 def _encoders(encoders: dict[str, str], items: Path, repeats: int) -> dict[str, dict[str, float]]:
     """Size, pace and truth of each."""
     from recbole_llm.encoder import locate_weights
-    from recbole_llm.item_text import read_item_file, render_texts
+    from recbole_llm.item_text import read_text_columns, render_texts
     from recbole_llm.text_encoder import TextEncoder
 
     texts = sorted(
-        filter(None, set(render_texts(read_item_file(items, "item_id", "\t", "utf-8"), None)))
+        filter(None, set(render_texts(read_text_columns(items, "item_id", "\t", "utf-8"), None)))
     )
     spread = np.linspace(0, len(texts) - 1, min(_TEXTS, len(texts))).astype(int)
     texts = sorted((texts[number] for number in spread), key=len)  # as the cache gives them

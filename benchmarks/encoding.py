@@ -40,7 +40,7 @@ from numpy.typing import NDArray
 from benchmarks.about import RESULTS, describe_run
 from benchmarks.fresh_process import in_fresh_process
 from recbole_llm.encoder import EncoderSpec, find_encoder, locate_weights
-from recbole_llm.item_text import read_item_file, render_texts
+from recbole_llm.item_text import read_text_columns, render_texts
 from recbole_llm.text_cache import encode_cached
 from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
 from recbole_llm.warehouse import replace_json
@@ -108,7 +108,7 @@ def _ratios(rows: dict[str, Any]) -> dict[str, float]:
 
 
 def _texts(data_path: Path, dataset: str) -> list[str]:
-    items = read_item_file(data_path / dataset / f"{dataset}.item", "item_id", "\t", "utf-8")
+    items = read_text_columns(data_path / dataset / f"{dataset}.item", "item_id", "\t", "utf-8")
     return [text for text in render_texts(items, None) if text]
 
 

@@ -112,7 +112,7 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
     from recbole.utils.case_study import full_sort_topk
 
     from recbole_llm.losses import Adjustments
-    from recbole_llm.scoring import Rules, load_scorer
+    from recbole_llm.scoring import Feedback, Pairs, Rules, load_scorer
 
     torch.set_num_threads(cores)
     users = _SIZES.get(n_items, 1_024)
@@ -149,7 +149,8 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
         categories=generator.integers(0, 200, n_items + 1),
         max_per_category=3,
     )
-    blocked = np.arange(users).repeat(3), generator.integers(1, n_items + 1, 3 * users)
+    three = Pairs(np.arange(users).repeat(3), generator.integers(1, n_items + 1, 3 * users))
+    feedback = Feedback(blocked=three)
     items = scorer.artifact.item_matrix[1:]
 
     @torch.inference_mode()
@@ -173,7 +174,7 @@ def _measure(n_items: int, cores: int, repeats: int) -> dict[str, float]:
         "rank": _rate(rank, users, repeats),
         "score": _rate(lambda: scorer.rank(rows, lengths, _K), users, repeats),
         "rules": _rate(
-            lambda: scorer.rank(rows, lengths, _K, rules, blocked), users, repeats
+            lambda: scorer.rank(rows, lengths, _K, rules, feedback), users, repeats
         ),
         "floor": max(_rate(lambda b=b: product(b), users, repeats) for b in (1024, 2048, 4096)),
         "implicit": _rate(
@@ -246,7 +247,10 @@ def _measure_spark(repeats: int) -> dict[str, float]:
                 pa.array(ids[met[part].reshape(-1) - 1]), _LENGTH
             ).cast(pa.list_(pa.string())),
             "state_hash": pa.array(part, pa.int64()),
-            "blocked_ids": pa.array([[]] * len(part), pa.list_(pa.string())),
+            **{
+                name: pa.array([[]] * len(part), pa.list_(pa.string()))
+                for name in ("blocked_ids", "disliked_ids", "unread_ids", "damped_categories")
+            },
             "market": pa.nulls(len(part), pa.string()),
         }
         files.append(str(folder / f"part-{number}.parquet"))
@@ -256,11 +260,13 @@ def _measure_spark(repeats: int) -> dict[str, float]:
     output.mkdir()
     with start_spark("scoring", config) as spark:
         nowhere = np.array([], dtype=np.int64)
-        catalogue = Catalogue(list(ids), np.zeros(len(ids)), np.full(len(ids), -1), {"": nowhere})
+        catalogue = Catalogue(
+            list(ids), np.zeros(len(ids)), np.full(len(ids), -1), {"": nowhere}, []
+        )
         task = RankingTask(
             artifact=str(artifact), output=str(output), day=datetime.date(2024, 5, 1),
             run_id="benchmark", model_version=artifact.name, k=_K, exclude_seen=True,
-            max_per_category=0, default_market="",
+            max_per_category=0, dislike_weight=0.0, category_damping=1.0, default_market="",
             users_per_batch=config.users_per_batch,
             generated_at=datetime.datetime(2024, 5, 2, tzinfo=datetime.UTC),
             catalogue=spark.sparkContext.broadcast(catalogue),

@@ -240,7 +240,10 @@ def _lookup(args: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(asdict(found), default=str, ensure_ascii=False) + "\n")
         return
     lines = [f"user {found.user_id} on {found.ds}, model {found.model_version}, history:"]
-    lines += [f"      {item['item_id']:>8}  {item['title']}" for item in found.history]
+    lines += [
+        f"      {item['item_id']:>8}  {item['title']}" + ("" if item["is_read"] else " (not read)")
+        for item in found.history
+    ]
     lines += ["recommendations (rank, item, score, reason, title):"]
     lines += [
         f"  {r['rank']:>3} {r['item_id']:>8}  {r['score']:8.4f}  {r['reason']:<8} {r['title']}"

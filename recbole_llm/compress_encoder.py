@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from recbole_llm.encoder import find_encoder, locate_weights
 from recbole_llm.errors import ConfigError, DataError
-from recbole_llm.item_text import read_item_file, render_texts
+from recbole_llm.item_text import read_text_columns, render_texts
 from recbole_llm.onnx_encoder import (
     NETWORK,
     TOKENIZER,
@@ -179,7 +179,9 @@ def _keep_components(model: "SentenceTransformer", name: str, size: int, items: 
     from sentence_transformers.sentence_transformer.modules import Dense
     from sklearn.decomposition import PCA
 
-    texts = list(dict.fromkeys(render_texts(read_item_file(items, "item_id", "\t", "utf-8"), None)))
+    texts = list(
+        dict.fromkeys(render_texts(read_text_columns(items, "item_id", "\t", "utf-8"), None))
+    )
     texts = [text for text in texts if text]
     width = model.get_embedding_dimension()
     if width is None or size > width:

@@ -12,7 +12,7 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 from recbole_llm import tfidf
 from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
-from recbole_llm.item_text import read_item_file, render_texts
+from recbole_llm.item_text import read_text_columns, render_texts
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.text_cache import encode_cached
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
     from recbole_llm.finetune import TunedEncoder
 
 
+_DISLIKED = "disliked_ids"
+
+
 class LLMSeqRecDataset(WholeSequenceDataset):
     """Whole sequences with item text; items that stand only in the ``.item`` file get an id.
 
     Attributes:
         options: the model's checked settings.
         item_table: text columns of the ``.item`` file by external item id; None without the file.
+        user_table: columns of the ``.user`` file by external user id; None where it is of no use.
     """
 
     def __init__(self, config: Config) -> None:
@@ -41,18 +45,21 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         self.train_since = self.options.train_since
         self.replay_share = self.options.replay_share
         self.item_table: pd.DataFrame | None = None
+        self.user_table: pd.DataFrame | None = None
         super().__init__(config)
         if self.options.uses_text:
             self._check_has_text()
 
     def _load_feat(self, filepath: str, source: Any) -> Any:
-        """Load the ``.item`` file as text, and from it only the ids into RecBole's features."""
+        """Load the ``.item`` file as text, and from it only the ids into RecBole's features; and keep
+        what the ``.user`` file says of dislikes."""
+        config = self.config
+        how = config["field_separator"], config["encoding"] or "utf-8"
+        if source == FeatureSource.USER and self.options.objective.dislike_loss_weight:
+            self.user_table = read_text_columns(Path(filepath), self.uid_field, *how)
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
-        config = self.config
-        self.item_table = read_item_file(
-            Path(filepath), self.iid_field, config["field_separator"], config["encoding"] or "utf-8"
-        )
+        self.item_table = read_text_columns(Path(filepath), self.iid_field, *how)
         # An item that people met but the file omits stays: RecBole would drop its interactions.
         met = pd.unique(self.inter_feat[self.iid_field].dropna())
         absent = [item for item in met if item not in self.item_table.index]
@@ -75,6 +82,23 @@ class LLMSeqRecDataset(WholeSequenceDataset):
     def item_tokens(self) -> list[str]:
         """External item ids by RecBole id; entry 0 is the padding token."""
         return [str(token) for token in self.field2id_token[self.iid_field]]
+
+    def disliked(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """What users dislike: (P,) items, user by user, and (U + 1,) where each user's begin.
+
+        From the field ``disliked_ids`` of the ``.user`` file, item ids between blanks; ids that nobody
+        met and the ``.item`` file lacks are left out.
+        """
+        counts, items = np.zeros(self.user_num, dtype=np.int64), []
+        if self.user_table is not None and _DISLIKED in self.user_table:
+            known = self.field2token_id[self.iid_field]
+            said = self.user_table[_DISLIKED]
+            for user, token in enumerate(self.field2id_token[self.uid_field]):
+                ids = said.get(str(token), "").split()
+                some = [known[each] for each in ids if each in known]
+                counts[user] = len(some)
+                items += some
+        return np.array(items, dtype=np.int64), np.r_[0, counts.cumsum()]
 
     def item_texts(self) -> list[str]:
         """One text an item by RecBole id, from the template; "" for padding and absent text."""

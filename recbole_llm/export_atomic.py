@@ -19,10 +19,12 @@ _FORMAT = "(FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')"
 def export_atomic(
     features: Path, dataset: str, data_path: Path, before_s: int | None = None
 ) -> Path:
-    """Write ``data_path/<dataset>/<dataset>.inter`` and ``.item``.
+    """Write ``data_path/<dataset>/<dataset>.inter``, ``.item`` and ``.user``.
 
     Interactions are sorted by user and time, ties as the features have them: RecBole's sort is
-    stable, so it keeps this order. White space in texts becomes single blanks.
+    stable, so it keeps this order. Items that are not to be read from a history are left out of it.
+    White space in texts becomes single blanks. The ``.user`` file has the users who dislike something,
+    and what.
 
     Args:
         features: a finished attempt's folder, with ``sequences`` and ``items``.
@@ -51,14 +53,14 @@ def export_atomic(
                 f"ids with a tab, line break or double quote cannot be written for RecBole, such as "
                 f"{[row[0] for row in bad_ids]} in {features}; clean them in the feed"
             )
-        until = "" if before_s is None else f"WHERE timestamp < {before_s:d}"
+        until = "" if before_s is None else f"AND timestamp < {before_s:d}"
         copied = database.execute(
             f"""COPY (
                 SELECT user_id AS "user_id:token", item_id AS "item_id:token",
                        timestamp AS "timestamp:float"
                 FROM (SELECT user_id, unnest(item_ids) AS item_id, unnest(timestamps) AS timestamp,
-                             generate_subscripts(item_ids, 1) AS position FROM sequences)
-                {until} ORDER BY user_id, position
+                             generate_subscripts(item_ids, 1) AS position, unread_ids FROM sequences)
+                WHERE NOT list_contains(unread_ids, item_id) {until} ORDER BY user_id, position
             ) TO '{_quoted(folder / f"{dataset}.inter")}' {_FORMAT}"""
         ).fetchone()
         assert copied is not None
@@ -74,6 +76,12 @@ def export_atomic(
         database.execute(
             f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
             TO '{_quoted(folder / f"{dataset}.item")}' {_FORMAT}"""
+        )
+        database.execute(
+            f"""COPY (SELECT user_id AS "user_id:token",
+                       array_to_string(disliked_ids, ' ') AS "disliked_ids:token_seq"
+                FROM sequences WHERE len(disliked_ids) > 0 ORDER BY user_id
+            ) TO '{_quoted(folder / f"{dataset}.user")}' {_FORMAT}"""
         )
     _log.info("atomic files: %d interactions in %s, %.1f s", copied[0], folder,
               time.monotonic() - started)  # fmt: skip

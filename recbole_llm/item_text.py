@@ -26,18 +26,18 @@ class _WithoutNul(io.TextIOWrapper):
         return super().read(size).replace("\0", " ")
 
 
-def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -> pd.DataFrame:
-    """Read an atomic ``.item`` file as text, whatever quotes and odd characters it holds.
+def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) -> pd.DataFrame:
+    """Read an atomic ``.item`` or ``.user`` file as text, whatever quotes and odd characters it holds.
 
     Args:
         path: the file; its head names ``field:type`` columns.
-        item_field: the column that holds external item ids.
+        id_field: the column that holds external ids.
     Returns:
-        One row an item, indexed by external item id (the first of repeated ids), with the
+        One row an id, indexed by it (the first of repeated ids), with the
         ``token`` and ``token_seq`` columns under their bare names; absent values are "". NUL reads
         as a blank, and bytes that are no text as U+FFFD, which is counted in a warning.
     Raises:
-        DataError: the head has no ``item_field``, or a column without a type.
+        DataError: the head has no ``id_field``, or a column without a type.
     """
     with _WithoutNul(path.open("rb"), encoding=encoding, errors="replace", newline="") as file:
         table = pd.read_csv(
@@ -53,15 +53,15 @@ def read_item_file(path: Path, item_field: str, separator: str, encoding: str) -
         if kind.startswith("token"):
             names[column] = field
     table = table[list(names)].rename(columns=names).fillna("")
-    if item_field not in table.columns:
-        raise DataError(f"{path} has no column '{item_field}:token', found {list(names.values())}")
+    if id_field not in table.columns:
+        raise DataError(f"{path} has no column '{id_field}:token', found {list(names.values())}")
     n_unreadable = sum(int(table[name].str.contains(_UNREADABLE).sum()) for name in table)
     if n_unreadable:
         _log.warning(
             "%d fields of %s hold bytes that are no %s and read as %s; the config key encoding says "
             "how the file is written", n_unreadable, path, encoding, _UNREADABLE,
         )  # fmt: skip
-    return table.drop_duplicates(item_field).set_index(item_field)
+    return table.drop_duplicates(id_field).set_index(id_field)
 
 
 def render_texts(items: pd.DataFrame, template: str | None) -> list[str]:

@@ -118,7 +118,8 @@ class Comparison:
 def read_newest_events(
     features: Path, after_s: int, exclude_seen: bool, rules: PromotionRules
 ) -> list[Event]:
-    """The events to foretell, in the order of a hash of their users' ids.
+    """The events to foretell, in the order of a hash of their users' ids, without what users do not
+    want to be read.
 
     Args:
         features: a finished attempt's folder, with ``sequences``.
@@ -128,8 +129,12 @@ def read_newest_events(
     """
     with duckdb.connect() as database:
         rows = database.execute(
-            "SELECT user_id, item_ids, timestamps FROM read_parquet($files)"
-            " WHERE list_max(timestamps) >= $after AND len(item_ids) > 1"
+            "SELECT user_id, items, seconds FROM ("
+            "  SELECT user_id, [item FOR item, place IN item_ids IF is_read[place]] AS items,"
+            "         [second FOR second, place IN timestamps IF is_read[place]] AS seconds"
+            "  FROM (SELECT *, [NOT list_contains(unread_ids, item) FOR item IN item_ids] AS is_read"
+            "        FROM read_parquet($files)))"
+            " WHERE list_max(seconds) >= $after AND len(items) > 1"
             " ORDER BY md5(user_id) LIMIT $n_users",
             {"files": f"{features}/sequences/*.parquet", "after": after_s,
              "n_users": rules.max_users},

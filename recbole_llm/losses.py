@@ -197,3 +197,16 @@ def cross_entropy(
     apply: Any = _ChunkedCrossEntropy.apply
     loss: Tensor = apply(states, items, *targets, *adjustments, log_weights)
     return loss
+
+
+def pairwise_loss(states: Tensor, better: Tensor, worse: Tensor) -> Tensor:
+    """How far one item of each pair scores above the other: mean of -log sigmoid of the difference.
+
+    Source: BPR, Rendle et al., arXiv:1205.2618.
+
+    Args:
+        states, better, worse: (P, H) float.
+    Returns:
+        Scalar, in nats.
+    """
+    return functional.softplus((states * (worse - better)).sum(-1)).mean()

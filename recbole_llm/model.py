@@ -67,6 +67,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             # A checkpoint does not carry what the data and the cache hold, but what training changed.
             is_trained = name == "text_vectors" and options.finetune is not None
             self.register_buffer(name, value, persistent=is_trained)
+        disliked, starts = map(torch.from_numpy, dataset.disliked())
+        self.register_buffer("disliked_items", disliked.to(self.device), persistent=False)
+        self.register_buffer("disliked_starts", starts.to(self.device), persistent=False)
         text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
@@ -179,6 +182,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
             interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
+            self._disliked(interaction[self.USER_ID]) if len(self.disliked_items) else None,
         )  # fmt: skip
         if self.tuned is not None:
             loss = loss + self.tuned.text_loss()
@@ -189,6 +193,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
                 "and their items' texts, or lower learning_rate"
             )
         return loss
+
+    def _disliked(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """(P,) places in a batch, and (P,) items that the users there dislike."""
+        first, end = self.disliked_starts[users], self.disliked_starts[users + 1]
+        counts = end - first
+        owners = torch.arange(len(users), device=users.device).repeat_interleave(counts)
+        steps = torch.arange(len(owners), device=users.device) - (counts.cumsum(0) - counts)[owners]
+        return owners, self.disliked_items[first[owners] + steps]
 
     def predict(self, interaction: Interaction) -> Tensor:
         """(B,) scores of each row's own target."""

@@ -18,6 +18,7 @@ from recbole_llm.losses import (
     cross_entropy,
     next_items,
     no_adjustments,
+    pairwise_loss,
     sampled_candidates,
 )
 
@@ -31,6 +32,7 @@ class Objective:
     n_negatives: int
     n_targets: int
     target_decay: float
+    dislike_loss_weight: float = 0.0
 
     def candidates(self, is_known: Tensor, item_seq: Tensor, last: Tensor) -> Candidates:
         """The items that the batch's targets are held against: all that were met, or a sample."""
@@ -50,8 +52,9 @@ def training_loss(
     last: Tensor,
     is_trained: Tensor | None = None,
     names: Tensor | None = None,
+    disliked: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
-    """Mean cross-entropy over every position of a batch that is trained.
+    """Mean cross-entropy over every position of a batch that is trained, and what dislikes add.
 
     A position's targets are the ``n_targets`` items after it, the nearer the more important.
 
@@ -61,6 +64,7 @@ def training_loss(
         is_trained: (B, L) bool, False on padding; None for every real position. The others are
             read and not asked.
         names: (V, D) int64 names of the items, for a network that spells them.
+        disliked: (P,) int64 sequences and (P,) int64 catalogue rows that their users dislike.
     Returns:
         Scalar float32, in nats.
     """
@@ -68,6 +72,7 @@ def training_loss(
     items = network.items(candidates.items, catalogue)  # (C, H)
     is_real = item_seq > 0
     states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)
+    newest = states[item_seq_len.cumsum(0) - 1]  # (B, H)
     if is_trained is None:
         is_trained = is_real
     else:
@@ -87,10 +92,17 @@ def training_loss(
         adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
     # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
     columns = candidates.columns(following.items[is_trained]).clamp(max=len(items) - 1)  # (N, M)
-    return cross_entropy(
+    loss = cross_entropy(
         score_vectors(states, config),
         score_vectors(items, config),
         Targets(columns, following.shares[is_trained]),
         adjustments,
         candidates.log_weights,
     )
+    if disliked is None or not len(disliked[0]):
+        return loss
+    owners, unwanted = disliked
+    wanted = score_vectors(items[candidates.columns(last)][owners], config)
+    unwanted_vectors = score_vectors(network.items(unwanted, catalogue), config)
+    dislike_loss = pairwise_loss(score_vectors(newest[owners], config), wanted, unwanted_vectors)
+    return loss + objective.dislike_loss_weight * dislike_loss

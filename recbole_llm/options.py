@@ -179,6 +179,7 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
     _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
+    _check(config, "dislike_loss_weight", float, lambda v: v >= 0, "at least 0")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "replay_share", float, lambda v: v >= 0, "at least 0")
     if config["train_since"] is not None:
@@ -221,6 +222,7 @@ def model_options(config: Config) -> ModelOptions:
             n_negatives=config["n_negatives"],
             n_targets=config["n_targets"],
             target_decay=float(config["target_decay"]),
+            dislike_loss_weight=float(config["dislike_loss_weight"]),
         ),
         ema_decay=float(config["ema_decay"]),
         train_since=None if config["train_since"] is None else float(config["train_since"]),

@@ -97,8 +97,9 @@ class Lookup:
     run_id: str
     model_version: str
     history: list[dict[str, Any]]
-    """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds). Empty
-    where the day's state was deleted, after ``keep_days``, or is not in this warehouse."""
+    """The newest items the user met, newest first: item_id, title, timestamp (Unix seconds), and
+    is_read, false where the user does not want it read. Empty where the day's state was deleted, after
+    ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
     """rank, item_id, title, score, reason; best first."""
     path: Path | None
@@ -173,9 +174,10 @@ def _told_of(
         )
         history = [] if not has_state else _dicts(
             database.execute(
-                "SELECT item_id, coalesce(title, '') AS title, timestamp FROM ("
+                "SELECT item_id, coalesce(title, '') AS title, timestamp,"
+                "       NOT list_contains(unread_ids, item_id) AS is_read FROM ("
                 "  SELECT unnest(item_ids) AS item_id, unnest(timestamps) AS timestamp,"
-                "         generate_subscripts(item_ids, 1) AS position"
+                "         generate_subscripts(item_ids, 1) AS position, unread_ids"
                 "  FROM read_parquet($sequences) WHERE user_id = $user_id"
                 ") AS h LEFT JOIN read_parquet($items) AS i USING (item_id) "
                 "ORDER BY position DESC LIMIT $n",

@@ -34,6 +34,8 @@ class Catalogue:
     """(items,) numbers from 0 on; -1 for none."""
     elsewhere: dict[str, NDArray[np.int64]]
     """Of each market the positions of items that may not be recommended there."""
+    category_names: list[str]
+    """By the categories' numbers."""
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -67,7 +69,8 @@ def read_catalogue(features: Path, markets: list[str]) -> Catalogue:
     items = available_items(features).sort_by(order).combine_chunks()
     counts = items["n_events"].to_numpy()
     category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
-    codes = category.combine_chunks().dictionary_encode().indices.fill_null(-1)
+    coded = category.combine_chunks().dictionary_encode()
+    codes = coded.indices.fill_null(-1)
     sold_in = items["markets"].combine_chunks()
     is_anywhere = pc.equal(pc.list_value_length(sold_in), 0).to_numpy(zero_copy_only=False)
     names, owners = sold_in.flatten(), pc.list_parent_indices(sold_in).to_numpy()
@@ -81,6 +84,7 @@ def read_catalogue(features: Path, markets: list[str]) -> Catalogue:
         counts / max(counts.sum(), 1),
         codes.to_numpy().astype(np.int64),
         elsewhere,
+        coded.dictionary.to_pylist(),
     )
 
 
@@ -93,10 +97,17 @@ class Popular:
         k: rows of a list.
         exclude_seen: items that a user has met come only where nothing else is left.
         max_per_category: items of one category in a list, while others are left; 0 for any number.
+        category_damping: what a share is multiplied by where the user damped the category.
     """
 
     def __init__(
-        self, catalogue: Catalogue, market: str, k: int, exclude_seen: bool, max_per_category: int
+        self,
+        catalogue: Catalogue,
+        market: str,
+        k: int,
+        exclude_seen: bool,
+        max_per_category: int,
+        category_damping: float = 1.0,
     ) -> None:
         self._catalogue = catalogue
         self._market = market
@@ -104,6 +115,7 @@ class Popular:
         self._k = k
         self._exclude_seen = exclude_seen
         self._cap = max_per_category or k
+        self._damping = category_damping
 
     @cached_property
     def _rank_in_category(self) -> NDArray[np.int64]:
@@ -122,11 +134,19 @@ class Popular:
             is_near = self._rank_in_category[n_first:] < n_of_each
             yield from self._here[n_first:][is_near].tolist()
 
+    def _damped(self, categories: list[str]) -> NDArray[np.float64]:
+        """(items,) shares, those of some categories damped."""
+        names = self._catalogue.category_names
+        numbers = [names.index(name) for name in categories if name in names]
+        is_damped = np.isin(self._catalogue.categories, numbers)
+        shares: NDArray[np.float64] = self._catalogue.shares * np.where(is_damped, self._damping, 1)
+        return shares
+
     def fill(self, user: dict[str, Any], chosen: list[str]) -> list[tuple[str, float, str]]:
         """What is missing of a user's list.
 
         Args:
-            user: ``user_id``, ``item_ids`` and ``blocked_ids``.
+            user: ``user_id``, ``item_ids``, ``blocked_ids`` and ``damped_categories``.
             chosen: items that the list begins with.
         Returns:
             K rows less those chosen: item, its share of all events, and why it stands there.
@@ -141,6 +161,10 @@ class Popular:
         n_first = max(_LOOKED_INTO * self._k, self._k + n_gone)
         categories = self._catalogue.categories
         counts = Counter(int(categories[self._catalogue.positions[item]]) for item in chosen)
+        shares, by_share = self._catalogue.shares, None
+        if user["damped_categories"]:
+            shares = self._damped(user["damped_categories"])
+            by_share = self._here[np.argsort(-shares[self._here], kind="stable")].tolist()
         rows: list[tuple[str, float, str]] = []
         for reason, banned, cap in (
             (REASON_POPULAR, out | seen, self._cap),
@@ -148,7 +172,7 @@ class Popular:
             (REASON_REPEAT, out, self._k),
         ):
             n_of_each = self._cap + n_gone if cap < self._k else 0
-            for place in self._walk(n_first, n_of_each):
+            for place in by_share or self._walk(n_first, n_of_each):
                 if len(taken) == self._k:
                     return rows
                 item, category = self._catalogue.items[place], int(categories[place])
@@ -156,7 +180,7 @@ class Popular:
                 if not is_full and item not in banned and item not in taken:
                     counts[category] += 1
                     taken.add(item)
-                    rows.append((item, float(self._catalogue.shares[place]), reason))
+                    rows.append((item, float(shares[place]), reason))
         if len(taken) < self._k:
             raise DataError(
                 f"user {user['user_id']!r} has {len(taken)} items left of {len(self._here)} in the "

@@ -12,6 +12,7 @@ from pyspark.sql import functions as f
 
 from spark_jobs import schemas
 from spark_jobs.config import NightConfig
+from spark_jobs.opinions import meaning
 from spark_jobs.raw_events import MALFORMED
 
 UNKNOWN_ITEM = "unknown_item"
@@ -35,8 +36,8 @@ def check_events(
         raw: string columns ``EVENT_COLUMNS``, ``malformed`` and ``ds``, the day of delivery.
         items: ``item_id``, unique, and ``first_seen``.
         first_ds: the first delivered day, whose events may be of any age.
-        config: ``first_day``, ``event_types``, ``block_event_types``, ``markets``,
-            ``max_late_days`` and ``max_daily_events`` count.
+        config: ``first_day``, ``event_types``, ``feedback``, ``markets``, ``max_late_days`` and
+            ``max_daily_events`` count.
     Returns:
         Schema ``CHECKED_EVENTS``; ``reason`` is null when the row is good, ``raw`` is the record as
         JSON.
@@ -54,6 +55,7 @@ def check_events(
     is_late = as_seconds < midnight - config.max_late_days * _SECONDS_A_DAY
     rating = f.col("rating").try_cast("double")
     event_type = f.coalesce(f.col("event_type"), f.lit("view"))
+    says = meaning(event_type, config.feedback)
     market = f.nullif(f.trim("market"), f.lit("")) if config.markets else f.lit(None).cast("string")
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),
@@ -65,7 +67,7 @@ def check_events(
         (as_seconds < from_s, "timestamp_outside_calendar"),
         (as_seconds >= midnight + _SECONDS_A_DAY, "timestamp_outside_calendar"),
         (is_late & (delivered != f.lit(first_ds)), "too_late"),
-        (~event_type.isin(config.event_types + config.block_event_types), "unknown_event_type"),
+        (~event_type.isin(config.event_types) & (says == ""), "unknown_event_type"),
         (market.isNotNull() & ~market.isin(config.markets), "unknown_market"),
         (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
@@ -76,7 +78,7 @@ def check_events(
         f.trim("user_id").alias("user_id"),
         f.trim("item_id").alias("item_id"),
         as_seconds.alias("timestamp"),
-        event_type.isin(config.block_event_types).alias("is_block"),
+        says.alias("says"),
         market.alias("market"),
         delivered.alias("ds"),
         first_fault(faults).alias("reason"),
@@ -98,7 +100,7 @@ def _mark_robots(events: DataFrame, max_daily_events: int) -> DataFrame:
     )
     # Few users, so that the events are not shuffled.
     return events.join(f.broadcast(robots), on=["user_id", "ds"], how="left").select(
-        "user_id", "item_id", "timestamp", "is_block", "market", "ds",
+        "user_id", "item_id", "timestamp", "says", "market", "ds",
         f.when(is_robot, f.lit(ROBOT)).otherwise(f.col("reason")).alias("reason"), "raw",
     )  # fmt: skip
 

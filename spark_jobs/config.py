@@ -2,12 +2,14 @@
 
 import datetime
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from spark_jobs.bands import check_bands
+from spark_jobs.opinions import MEANINGS
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class NightConfig:
     """Events before this day are quarantined."""
     event_types: list[str]
     """Accepted event types; an absent type counts as ``view``."""
-    block_event_types: list[str]
-    """Event types which say that the user does not want the item: it is never recommended to them,
-    and the event is no part of the history."""
+    feedback: dict[str, list[str]]
+    """Event types that say what a user thinks of an item, by their meaning, one of ``MEANINGS``; but
+    for ``like`` they are no part of the history."""
     markets: list[str]
     """Accepted markets; the first is that of users whose events name none. Empty: events' and items'
     markets are not looked at."""
@@ -37,6 +39,10 @@ class NightConfig:
     """Never recommend what the user has met."""
     max_per_category: int
     """Items of one category in a list; 0 for any number. Items without a category are not counted."""
+    dislike_weight: float
+    """By what share of its length a user's state moves away from the items they dislike."""
+    category_damping: float
+    """What the odds of an item are multiplied by, where the user damped its category."""
     carry_over: bool
     """Rank only the users whose history or choice changed since the last published day."""
     partitions: int
@@ -69,7 +75,7 @@ class NightConfig:
 
     def __post_init__(self) -> None:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
-                               ("block_event_types", list), ("markets", list),
+                               ("feedback", dict), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),
                                ("sinks", list), ("bands", dict), ("training", dict),
                                ("continuation", dict), ("promotion", dict)):  # fmt: skip
@@ -83,16 +89,27 @@ class NightConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
-        for name in ("event_types", "block_event_types", "markets"):
-            values = getattr(self, name)
+        if self.feedback.keys() != set(MEANINGS):
+            raise ConfigError(
+                f"feedback must hold exactly {list(MEANINGS)}, each a list of event types, got "
+                f"{list(self.feedback)}"
+            )
+        said = list(chain(*self.feedback.values()))
+        for name, values in (("event_types", self.event_types), ("markets", self.markets),
+                             ("feedback", said)):  # fmt: skip
             if len(set(values)) != len(values) or not all(isinstance(v, str) and v for v in values):
                 raise ConfigError(f"{name} must hold different names, got {values!r}")
-        if both := sorted(set(self.event_types) & set(self.block_event_types)):
-            raise ConfigError(f"event types {both} stand in event_types and block_event_types")
-        for name in ("max_fallback_share", "max_row_change"):
+        if both := sorted(set(self.event_types) & set(said)):
+            raise ConfigError(f"event types {both} stand in event_types and in feedback")
+        for name in ("max_fallback_share", "max_row_change", "dislike_weight", "category_damping"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
+        if not 0 < self.category_damping <= 1:
+            raise ConfigError(
+                f"category_damping must be in (0, 1], got {self.category_damping!r}; hide takes items "
+                "out altogether"
+            )
         check_bands(self.bands)
 
 

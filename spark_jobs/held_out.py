@@ -14,6 +14,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
 from spark_jobs import schemas
+from spark_jobs.opinions import is_met
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def collect_acts(recent: DataFrame, day: datetime.date) -> DataFrame:
     """
     on_day = f.to_date(f.timestamp_seconds("timestamp")) == f.lit(day)
     return (
-        recent.where(on_day & ~f.col("is_block"))
+        recent.where(on_day & is_met(f.col("says")))
         .groupBy("user_id")
         .agg(f.collect_set("item_id").alias("met"))
     )

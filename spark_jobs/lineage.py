@@ -58,7 +58,7 @@ def state_settings(config: NightConfig) -> dict[str, Any]:
     return {
         "first_day": config.first_day.isoformat(),
         "event_types": sorted(config.event_types),
-        "block_event_types": sorted(config.block_event_types),
+        "feedback": {meaning: sorted(names) for meaning, names in sorted(config.feedback.items())},
         "markets": sorted(config.markets),
         "max_history": config.max_history,
         "max_late_days": config.max_late_days,

@@ -25,6 +25,7 @@ from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
 from spark_jobs.lineage import find_base, raw_digests, state_settings
+from spark_jobs.opinions import find_wishes, merge_opinions
 from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
 from spark_jobs.state import (
     State,
@@ -73,13 +74,16 @@ def prepare(job: Job) -> None:
         check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
     events = spark.read.schema(schemas.CHECKED_EVENTS).parquet(str(attempt / _CHECKED))
     arrivals = find_arrivals(events, before.recent, first_ds).persist()
+    opinions = merge_opinions(before.opinions, arrivals).persist()
+    wishes = find_wishes(opinions, items)
 
     day = datetime.date.fromisoformat(job.day)
     after = State(
-        extend_sequences(before.sequences, arrivals, events, config.max_history)
+        extend_sequences(before.sequences, arrivals, events, wishes, config.max_history)
         .repartitionByRange(config.partitions, "user_id")
         .sortWithinPartitions("user_id"),
         count_events(items, arrivals).coalesce(1).sortWithinPartitions("item_id"),
+        opinions.repartition(config.partitions, "user_id").sortWithinPartitions(*opinions.columns),
         keep_recent(before.recent, arrivals, day, config.max_late_days)
         .repartition(config.partitions, "user_id")
         .sortWithinPartitions("user_id", "timestamp", "item_id"),
@@ -97,7 +101,7 @@ def prepare(job: Job) -> None:
 
     # The raw files are counted by themselves, so that the audit sees rows that the checks lose.
     raw_rows, late_rows = raw.count(), arrivals.where("is_late").count()
-    for frame in (checked_items, items, arrivals):
+    for frame in (checked_items, items, arrivals, opinions):
         frame.unpersist()
     rmtree(attempt / _CHECKED)
     manifest = {
@@ -138,7 +142,7 @@ def _audit_counts(
         copies=f.sum("n_duplicates"),
     )
     items = summarise(state.items, n_items=f.count("*"), n_available_items=f.count_if("available"))
-    recent = summarise(state.recent)
+    others = [summarise(table) for table in (state.opinions, state.recent)]
     total_events, total_duplicates = users["events"], users["copies"]
     accepted = total_events - (base["total_events"] if base else 0)
     duplicates = total_duplicates - (base["total_duplicates"] if base else 0)
@@ -168,7 +172,7 @@ def _audit_counts(
         "n_users": users["n_users"],
         "n_items": items["n_items"],
         "n_available_items": items["n_available_items"],
-        "fingerprint": "".join(f"{table['fingerprint']:016x}" for table in (users, items, recent)),
+        "fingerprint": "".join(f"{table['fingerprint']:016x}" for table in (users, items, *others)),
     }
 
 

@@ -12,7 +12,7 @@ import datetime
 import functools
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from pyspark.core.broadcast import Broadcast
 
-from recbole_llm.scoring import Rules, Scorer, load_scorer
+from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer, load_scorer
 from spark_jobs.carry_over import Base, find_carried
 from spark_jobs.catalogue import Catalogue, Popular
 from spark_jobs.schemas import (
@@ -33,7 +33,9 @@ from spark_jobs.schemas import (
     SCORED_FILES_ARROW,
 )
 
-_OF_USERS = ["user_id", "item_ids", "blocked_ids", "market"]
+_OF_USERS = [
+    "user_id", "item_ids", "blocked_ids", "disliked_ids", "unread_ids", "damped_categories", "market"
+]  # fmt: skip
 _REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
 _MORE_CARRIED = 8
 """Times the users of a batch that may be read at once where most lists stand again."""
@@ -54,6 +56,8 @@ class RankingTask:
     k: int
     exclude_seen: bool
     max_per_category: int
+    dislike_weight: float
+    category_damping: float
     default_market: str
     """Of users whose events name none; empty where there is one market only."""
     users_per_batch: int
@@ -101,6 +105,8 @@ class Ranker:
                 banned=torch.from_numpy(rows[rows > 0]) if len(rows) else None,
                 categories=self._categories,
                 max_per_category=self._task.max_per_category,
+                dislike_weight=self._task.dislike_weight,
+                category_damping=self._task.category_damping,
             )
         return self._rules[market]
 
@@ -109,16 +115,29 @@ class Ranker:
         if market not in self._popular:
             task = self._task
             self._popular[market] = Popular(
-                self.catalogue, market, task.k, task.exclude_seen, task.max_per_category
-            )
+                self.catalogue, market, task.k, task.exclude_seen, task.max_per_category,
+                task.category_damping,
+            )  # fmt: skip
         return self._popular[market]
 
-    def rows_of(self, histories: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """(N,) the model's rows of all histories' items, 0 for unknown, and (N,) whose each is."""
-        items = histories.flatten().dictionary_encode()
-        of_each = [self.scorer.row(item) for item in items.dictionary.to_pylist()]
-        rows = np.array(of_each, dtype=np.int64)[items.indices.to_numpy()]
-        return rows, pc.list_parent_indices(histories).to_numpy()
+    def known_of(self, lists: pa.ListArray) -> Pairs:
+        """The model's rows of all lists' items that it knows, and whose each is."""
+        return _numbered(lists, self.scorer.row)
+
+    def damped(self, lists: pa.ListArray) -> Pairs:
+        """The numbers of all lists' categories that are on sale, and whose each is."""
+        numbers = {name: place for place, name in enumerate(self.catalogue.category_names, start=1)}
+        pairs = _numbered(lists, lambda name: numbers.get(name, 0))
+        return Pairs(pairs.owners, pairs.values - 1)
+
+
+def _numbered(lists: pa.ListArray, number: Callable[[str], int]) -> Pairs:
+    """What lists hold by numbers, and whose each is; what has the number 0 is left out."""
+    values = lists.flatten().dictionary_encode()
+    of_each = [number(value) for value in values.dictionary.to_pylist()]
+    numbers = np.array(of_each, dtype=np.int64)[values.indices.to_numpy()]
+    owners = pc.list_parent_indices(lists).to_numpy()
+    return Pairs(owners[numbers > 0], numbers[numbers > 0])
 
 
 def score_files(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterator[pa.RecordBatch]:
@@ -205,14 +224,20 @@ def _rank_market(
 ) -> tuple[Lists, int]:
     """The same for users of one market."""
     k = task.k
-    rows, owners = ranker.rows_of(users["item_ids"])
-    blocked, blockers = ranker.rows_of(users["blocked_ids"])
-    is_known, is_blocked = rows > 0, blocked > 0
-    lengths = np.bincount(owners[is_known], minlength=len(users))
+    met = ranker.known_of(users["item_ids"])
+    unread = ranker.known_of(users["unread_ids"])
+    n_rows = ranker.scorer.n_items + 1
+    is_read = ~np.isin(met.owners * n_rows + met.values, unread.owners * n_rows + unread.values)
+    blocked = ranker.known_of(users["blocked_ids"])
+    if task.exclude_seen and not is_read.all():  # what is not read was met all the same
+        blocked = blocked.with_(Pairs(met.owners[~is_read], met.values[~is_read]))
+    feedback = Feedback(
+        blocked, ranker.known_of(users["disliked_ids"]), ranker.damped(users["damped_categories"])
+    )
+    lengths = np.bincount(met.owners[is_read], minlength=len(users))
     ranked, scores = ranker.scorer.rank(
-        rows[is_known], lengths, k, ranker.rules(market),
-        (blockers[is_blocked], blocked[is_blocked]),
-    )  # fmt: skip
+        met.values[is_read], lengths, k, ranker.rules(market), feedback
+    )
     items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
     reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(len(items), int)))
     if len(short := np.flatnonzero(ranked[:, -1] == 0)):
@@ -228,7 +253,8 @@ def _rank_market(
             # A share says nothing beside a score of the model: it stands no higher than the last.
             scores[user] = np.minimum.accumulate(scores[user])
         items, reasons = pa.array(filled.reshape(-1)), pa.array(why.reshape(-1))
-    return Lists(items, pa.array(scores.reshape(-1)), reasons), int((~is_known).sum())
+    n_unknown = len(users["item_ids"].flatten()) - len(met.values)
+    return Lists(items, pa.array(scores.reshape(-1)), reasons), n_unknown
 
 
 def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) -> Lists:

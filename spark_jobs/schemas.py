@@ -19,8 +19,8 @@ CHECKED_EVENTS = t.StructType(
         t.StructField("item_id", t.StringType()),
         # Unix seconds, UTC.
         t.StructField("timestamp", t.LongType()),
-        # Whether it says that the user does not want the item.
-        t.StructField("is_block", t.BooleanType()),
+        # What it says of the item, one of ``opinions.MEANINGS``; empty where the item was just met.
+        t.StructField("says", t.StringType()),
         # Where it happened; null where it does not say.
         t.StructField("market", t.StringType()),
         # The day of its delivery.
@@ -39,12 +39,18 @@ SEQUENCES = t.StructType(
         t.StructField("timestamps", t.ArrayType(t.LongType(), containsNull=True)),
         t.StructField("n_events", t.LongType()),
         t.StructField("n_duplicates", t.LongType()),
-        # What the user does not want, sorted.
+        # What is not recommended to the user, sorted.
         t.StructField("blocked_ids", t.ArrayType(t.StringType(), containsNull=True)),
+        # Those of blocked_ids that the user dislikes, sorted.
+        t.StructField("disliked_ids", t.ArrayType(t.StringType(), containsNull=True)),
+        # Items that are not read from item_ids, sorted.
+        t.StructField("unread_ids", t.ArrayType(t.StringType(), containsNull=True)),
+        # Categories that the user wants less of, sorted.
+        t.StructField("damped_categories", t.ArrayType(t.StringType(), containsNull=True)),
         # That of the newest event which names one, and that event's time.
         t.StructField("market", t.StringType()),
         t.StructField("market_at", t.LongType()),
-        # Of item_ids, blocked_ids and market: equal ones mean equal lists.
+        # Of what a list depends on: equal ones mean equal lists.
         t.StructField("state_hash", t.LongType()),
     ]
 )
@@ -71,7 +77,19 @@ RECENT = t.StructType(
         t.StructField("user_id", t.StringType()),
         t.StructField("item_id", t.StringType()),
         t.StructField("timestamp", t.LongType()),
-        t.StructField("is_block", t.BooleanType()),
+        t.StructField("says", t.StringType()),
+    ]
+)
+
+# What users said of items, each meaning at its newest time.
+OPINIONS = t.StructType(
+    [
+        t.StructField("user_id", t.StringType()),
+        t.StructField("item_id", t.StringType()),
+        # One of ``opinions.MEANINGS``.
+        t.StructField("says", t.StringType()),
+        # Unix seconds, UTC.
+        t.StructField("said_at", t.LongType()),
     ]
 )
 

@@ -62,7 +62,8 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
 def _choice(features: Path, config: NightConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """The available items, with what the rules look at."""
     for item in available_items(features).to_pylist():
-        category = item["category"] if config.max_per_category else ""
+        counts = config.max_per_category or config.category_damping < 1
+        category = item["category"] if counts else ""
         yield item["item_id"], category, tuple(item["markets"]) if config.markets else ()
 
 
@@ -73,6 +74,8 @@ def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
         "k": config.k,
         "exclude_seen": config.exclude_seen,
         "max_per_category": config.max_per_category,
+        "dislike_weight": config.dislike_weight,
+        "category_damping": config.category_damping,
         "markets": config.markets,
     }
 
@@ -155,6 +158,8 @@ def score(job: Job) -> None:
         k=config.k,
         exclude_seen=config.exclude_seen,
         max_per_category=config.max_per_category,
+        dislike_weight=config.dislike_weight,
+        category_damping=config.category_damping,
         default_market=config.markets[0] if config.markets else "",
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.

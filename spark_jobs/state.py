@@ -1,8 +1,8 @@
 """What is known of users and items: state(D) = merge(state(D-1), events(D)).
 
-Three tables: ``sequences`` (a user's newest items), ``items`` (the catalogue, who has met what how
-often) and ``recent`` (the day's events, and those that a late copy could still repeat). Merging
-days one by one or all at once gives the same rows.
+Four tables: ``sequences`` (a user's newest items and wishes), ``items`` (the catalogue, who has met
+what how often), ``opinions`` (what users said of items) and ``recent`` (the day's events, and those
+that a late copy could still repeat). Merging days one by one or all at once gives the same rows.
 """
 
 import datetime
@@ -14,8 +14,10 @@ from pyspark.sql import functions as f
 
 from spark_jobs import schemas
 from spark_jobs.cleaning import UNKNOWN_ITEM
+from spark_jobs.opinions import is_met
 
-_EVENT = ["user_id", "item_id", "timestamp", "is_block"]
+_EVENT = ["user_id", "item_id", "timestamp", "says"]
+_WISHES = ("blocked_ids", "disliked_ids", "unread_ids", "damped_categories")
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class State:
     """Schema ``SEQUENCES``, one row a user."""
     items: DataFrame
     """Schema ``ITEMS``, one row an item."""
+    opinions: DataFrame
+    """Schema ``OPINIONS``, one row a user, item and meaning."""
     recent: DataFrame
     """Schema ``RECENT``, each event once."""
 
@@ -34,7 +38,10 @@ class State:
         return {name: getattr(self, name) for name in TABLES}
 
 
-TABLES = {"sequences": schemas.SEQUENCES, "items": schemas.ITEMS, "recent": schemas.RECENT}
+TABLES = {
+    "sequences": schemas.SEQUENCES, "items": schemas.ITEMS, "opinions": schemas.OPINIONS,
+    "recent": schemas.RECENT,
+}  # fmt: skip
 
 
 def read_state(spark: SparkSession, folder: Path) -> State:
@@ -94,7 +101,7 @@ def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date)
         recent: schema ``RECENT``, the state before.
         first_ds: the first delivered day, of which nothing is late.
     Returns:
-        ``user_id``, ``item_id``, ``timestamp``, ``is_block``; ``market``, of the copy that came
+        ``user_id``, ``item_id``, ``timestamp``, ``says``; ``market``, of the copy that came
         first; ``is_new``, false where the state knew it; ``is_late``, delivered after its day;
         ``n_copies``, rows that said it again.
     """
@@ -114,9 +121,13 @@ def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date)
 
 
 def extend_sequences(
-    sequences: DataFrame, arrivals: DataFrame, events: DataFrame, max_history: int
+    sequences: DataFrame,
+    arrivals: DataFrame,
+    events: DataFrame,
+    wishes: DataFrame,
+    max_history: int,
 ) -> DataFrame:
-    """One row a user: what they met, oldest first, ties by item id; what they blocked, and where.
+    """One row a user: what they met, oldest first, ties by item id; what they wish, and where.
 
     A user whose only well-formed events name unknown items has an empty sequence, so that they get
     a recommendation too.
@@ -125,23 +136,26 @@ def extend_sequences(
         sequences: schema ``SEQUENCES``, the state before.
         arrivals: from ``find_arrivals``.
         events: from ``check_events``.
+        wishes: from ``opinions.find_wishes``, of all opinions.
         max_history: newest items kept. Merging keeps the newest of the newest, so nothing is lost.
     Returns:
         Schema ``SEQUENCES``.
     """
-    is_new, is_block = f.col("is_new"), f.col("is_block")
+    is_news = f.col("is_new") & is_met(f.col("says"))
     said = f.struct(f.col("timestamp").alias("at"), "market")
     arrived = arrivals.groupBy("user_id").agg(
-        # Those that collect leave nulls out.
-        f.collect_list(f.when(is_new & ~is_block, f.struct("timestamp", "item_id"))).alias("news"),
-        f.collect_set(f.when(is_new & is_block, f.col("item_id"))).alias("blocks"),
-        f.max(f.when(is_new & f.col("market").isNotNull(), said)).alias("place"),
+        f.collect_list(f.when(is_news, f.struct("timestamp", "item_id"))).alias("news"),  # no nulls
+        f.max(f.when(f.col("is_new") & f.col("market").isNotNull(), said)).alias("place"),
         f.count_if("is_new").alias("n_news"),
         f.sum("n_copies").alias("n_copies"),
     )
     strangers = events.where(f.col("reason") == UNKNOWN_ITEM).select("user_id").distinct()
-    joined = sequences.join(arrived, on="user_id", how="full").join(
-        strangers, on="user_id", how="full"
+    # Whoever has wishes has a row, since the day they said so.
+    joined = (
+        sequences.drop(*_WISHES)
+        .join(arrived, on="user_id", how="full")
+        .join(strangers, on="user_id", how="full")
+        .join(wishes, on="user_id", how="left")
     )
     kind = "array<struct<timestamp:bigint,item_id:string>>"
     before = f.arrays_zip("timestamps", "item_ids").cast(kind)
@@ -150,8 +164,7 @@ def extend_sequences(
     history = f.slice(history, -f.least(f.size(history), f.lit(max_history)), max_history)
     place = f.struct(f.col("market_at").alias("at"), "market")
     place = f.greatest(f.when(f.col("market").isNotNull(), place), f.col("place"))
-    nobody = f.array().cast("array<string>")
-    blocked = f.array_union(f.coalesce("blocked_ids", nobody), f.coalesce("blocks", nobody))
+    nothing = f.array().cast("array<string>")
     extended = joined.withColumns({"history": f.when(f.size("news") > 0, history), "place": place})
     return extended.select(
         "user_id",
@@ -161,15 +174,15 @@ def extend_sequences(
         ),
         _sum("n_events", "n_news").alias("n_events"),
         _sum("n_duplicates", "n_copies").alias("n_duplicates"),
-        f.array_sort(blocked).alias("blocked_ids"),
+        *(f.coalesce(name, nothing).alias(name) for name in _WISHES),
         f.col("place.market").alias("market"),
         f.col("place.at").alias("market_at"),
-    ).withColumn("state_hash", f.xxhash64("item_ids", "blocked_ids", "market"))
+    ).withColumn("state_hash", f.xxhash64("item_ids", *_WISHES, "market"))
 
 
 def count_events(items: DataFrame, arrivals: DataFrame) -> DataFrame:
     """Add the new events to each item's number; schema ``ITEMS``."""
-    met = arrivals.where("is_new AND NOT is_block")
+    met = arrivals.where(f.col("is_new") & is_met(f.col("says")))
     news = met.groupBy("item_id").agg(f.count("*").alias("n_news"))
     names = [field.name for field in schemas.ITEMS]
     return (

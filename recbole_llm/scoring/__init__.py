@@ -4,7 +4,18 @@ Needs torch, numpy and safetensors; neither RecBole nor transformers.
 """
 
 from recbole_llm.scoring.artifact import Artifact, load_artifact, write_artifact
+from recbole_llm.scoring.feedback import Feedback, Pairs
 from recbole_llm.scoring.rules import Rules
 from recbole_llm.scoring.scorer import Scorer, TopK, load_scorer
 
-__all__ = ["Artifact", "Rules", "Scorer", "TopK", "load_artifact", "load_scorer", "write_artifact"]
+__all__ = [
+    "Artifact",
+    "Feedback",
+    "Pairs",
+    "Rules",
+    "Scorer",
+    "TopK",
+    "load_artifact",
+    "load_scorer",
+    "write_artifact",
+]

@@ -23,6 +23,10 @@ class Rules:
     """(V,) the category of each row, from 0 on; -1 for none."""
     max_per_category: int = 0
     """Items of one category in a list, of those with one; 0 for any number."""
+    dislike_weight: float = 0.0
+    """By what share of its length a state moves away from what its user dislikes."""
+    category_damping: float = 1.0
+    """What the odds of items of a damped category are multiplied by, in (0, 1]."""
 
 
 def first_within_cap(

@@ -1,5 +1,6 @@
 """Rank the catalogue for sequences of items."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,14 +15,17 @@ from recbole_llm.errors import ArtifactError, DataError
 from recbole_llm.layers import RepeatBias, SequenceEncoder, last_states, score_vectors
 from recbole_llm.losses import Adjustments
 from recbole_llm.scoring.artifact import Artifact, load_artifact
+from recbole_llm.scoring.feedback import Feedback, Pairs, is_damped, move_away
 from recbole_llm.scoring.rules import Rules, first_within_cap
 from recbole_llm.scoring.topk import TopItems
 
 _BATCH = 256
 """Sequences encoded and ranked together."""
 _DEPTH, _DEEPER = 2, 4
-"""Times K items looked at where categories are capped, and times as many again while too few fit."""
+"""Times K items looked at where categories are capped or damped, and times as many again while too few
+are sure."""
 _NO_RULES = Rules()
+_NO_FEEDBACK = Feedback()
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,18 @@ class Scorer:
     def _all_items(self) -> TopItems:
         return self._top_items(None)
 
+    @cached_property
+    def _targets(self) -> Tensor:
+        """(V, H) item vectors whose product with a state is the score."""
+        return score_vectors(self._items, self._config)
+
+    @cached_property
+    def _centre(self) -> Tensor:
+        """(H,) the middle of the catalogue."""
+        return self._targets[1:].mean(0)
+
     def _top_items(self, rows: Tensor | None) -> TopItems:
-        targets = score_vectors(self._items, self._config)
-        return TopItems(targets, self.artifact.item_bias.to(self.device), rows)
+        return TopItems(self._targets, self.artifact.item_bias.to(self.device), rows)
 
     def top_k(
         self,
@@ -168,16 +181,11 @@ class Scorer:
         is_usable = ~np.isnan(vectors).any(1)
         ranked = np.zeros((len(vectors), k), dtype=np.int64)
         scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
-        owners = np.repeat(np.arange(len(vectors)), lengths)
+        met = Pairs(np.repeat(np.arange(len(vectors)), lengths), rows)
         usable = np.flatnonzero(is_usable)
         for start in range(0, len(usable), _BATCH):
             batch = usable[start : start + _BATCH]
-            is_here = np.isin(owners, batch)
-            out = Adjustments(
-                torch.from_numpy(np.searchsorted(batch, owners[is_here])).to(self.device),
-                torch.from_numpy(rows[is_here]).to(self.device),
-                torch.full((int(is_here.sum()),), -torch.inf, device=self.device),
-            )
+            out = self._taken_out(met.of(batch))
             states = torch.from_numpy(vectors[batch]).to(self.device)
             best, best_scores = self._top(states, out, k, Rules(False, choice))
             ranked[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, best_scores
@@ -248,7 +256,7 @@ class Scorer:
         lengths: NDArray[np.int64],
         k: int,
         rules: Rules = _NO_RULES,
-        blocked: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+        feedback: Feedback = _NO_FEEDBACK,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         """Rank items for sequences of the artifact's rows, one after the other in one array.
 
@@ -257,24 +265,21 @@ class Scorer:
             lengths: (B,) items of each sequence; one without any is not ranked.
             k: items wanted.
             rules: what may stand in a list.
-            blocked: (P,) sequences, not decreasing, and (P,) rows that these may not have.
+            feedback: what the sequences' users said.
         Returns:
             (B, K) rows, best first, and (B, K) scores, not rising. Where fewer are left than wanted,
             the rest is 0 and minus infinity; so is all of an empty sequence's.
         """
         ranked = np.zeros((len(lengths), k), dtype=np.int64)
         scores = np.full((len(lengths), k), -np.inf, dtype=np.float32)
-        owners, out = blocked if blocked is not None else (rows[:0], rows[:0])
         for batch, part, sizes in self._batches(rows, lengths):
-            is_here = np.isin(owners, batch)
-            states, adjustments = self._read(
-                part,
-                sizes,
-                rules.exclude_seen,
-                torch.from_numpy(np.searchsorted(batch, owners[is_here])).to(self.device),
-                torch.from_numpy(out[is_here]).to(self.device),
-            )
-            best, best_scores = self._best(states, adjustments, k, rules)
+            said = feedback.of(batch)
+            states, adjustments = self._read(part, sizes, rules.exclude_seen, said.blocked)
+            if len(said.disliked.owners):
+                states = move_away(
+                    states, self._targets, self._centre, said.disliked, rules.dislike_weight
+                )
+            best, best_scores = self._best(states, adjustments, k, rules, said.damped)
             ranked[batch, : best.shape[1]], scores[batch, : best.shape[1]] = best, best_scores
         return ranked, scores
 
@@ -300,13 +305,12 @@ class Scorer:
         return score_vectors(states, self._config), item_seq, recent
 
     def _read(
-        self, rows: Tensor, lengths: Tensor, exclude_seen: bool, owners: Tensor, blocked: Tensor
+        self, rows: Tensor, lengths: Tensor, exclude_seen: bool, blocked: Pairs
     ) -> tuple[Tensor, Adjustments]:
         """(B, H) states, and what is added to single scores."""
         states, item_seq, recent = self.encode(rows, lengths)
         users = torch.arange(len(lengths), device=self.device)
-        out = torch.full(blocked.shape, -torch.inf, device=self.device)
-        taken_out = Adjustments(owners, blocked, out)
+        taken_out = self._taken_out(blocked)
         if exclude_seen:
             out = torch.full(rows.shape, -torch.inf, device=self.device)
             return states, _both(
@@ -316,30 +320,52 @@ class Scorer:
             return states, taken_out
         repeats = self._repeats(item_seq, users, recent - 1)
         n_items = len(self._items)
-        is_free = ~torch.isin(repeats.rows * n_items + repeats.items, owners * n_items + blocked)
+        gone = taken_out.rows * n_items + taken_out.items
+        is_free = ~torch.isin(repeats.rows * n_items + repeats.items, gone)
         return states, _both(Adjustments(*(part[is_free] for part in repeats)), taken_out)
 
+    def _taken_out(self, pairs: Pairs) -> Adjustments:
+        """What keeps rows out of the lists of some states."""
+        owners, rows = (
+            torch.from_numpy(each).to(self.device) for each in (pairs.owners, pairs.values)
+        )
+        return Adjustments(owners, rows, torch.full(rows.shape, -torch.inf, device=self.device))
+
     def _best(
-        self, states: Tensor, adjustments: Adjustments, k: int, rules: Rules
+        self, states: Tensor, adjustments: Adjustments, k: int, rules: Rules, damped: Pairs
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """(B, K) rows and scores, 0 and minus infinity where fewer are left; or fewer columns."""
-        if not rules.max_per_category or rules.categories is None:
-            return self._top(states, adjustments, k, rules)
+        """(B, K) rows and scores, 0 and minus infinity where fewer are left."""
         ranked = np.zeros((len(states), k), dtype=np.int64)
         best = np.full((len(states), k), -np.inf, dtype=np.float32)
         todo, depth = np.arange(len(states)), _DEPTH * k
+        if rules.categories is None or not rules.max_per_category:
+            todo = np.unique(damped.owners) if rules.categories is not None else todo[:0]
+            others = np.delete(np.arange(len(states)), todo)
+            if len(others):
+                which = torch.from_numpy(others).to(self.device)
+                some = _of(adjustments, which) if len(todo) else adjustments
+                rows, scores = self._top(states[which], some, k, rules)
+                ranked[others, : rows.shape[1]], best[others, : rows.shape[1]] = rows, scores
         while len(todo):
+            assert rules.categories is not None
             which = torch.from_numpy(todo).to(self.device)
             rows, scores = self._top(states[which], _of(adjustments, which), depth, rules)
+            is_all = (rows[:, -1] == 0) | (rows.shape[1] < depth)
+            # What was not looked at scores no higher than the last that was, and damping adds nothing.
+            floor = np.where(is_all, -np.inf, scores[:, -1])
+            mask = is_damped(rules.categories[rows], todo, damped)
+            scores = scores + np.where(mask, np.float32(math.log(rules.category_damping)), 0)
+            order = np.argsort(-scores, axis=1, kind="stable")
+            rows, scores = (np.take_along_axis(each, order, 1) for each in (rows, scores))
+            is_sure = (rows > 0) & (scores >= floor[:, None])
             taken, n_taken = first_within_cap(
-                rules.categories[rows], rows > 0, rules.max_per_category, k
+                rules.categories[rows], is_sure, rules.max_per_category or k, k
             )
             width = taken.shape[1]
             is_item = np.arange(width) < n_taken[:, None]
             ranked[todo, :width] = np.where(is_item, np.take_along_axis(rows, taken, 1), 0)
             best[todo, :width] = np.where(is_item, np.take_along_axis(scores, taken, 1), -np.inf)
-            is_done = (n_taken == k) | (rows[:, -1] == 0) | (rows.shape[1] < depth)
-            todo, depth = todo[~is_done], depth * _DEEPER
+            todo, depth = todo[~((n_taken == k) | is_all)], depth * _DEEPER
         return ranked, best
 
     def _top(

@@ -34,13 +34,17 @@ def warehouse(tmp_path: Path) -> Warehouse:
         for n in range(36):
             length = 8 + n % 7 + more
             seconds = [_END + 86_400 * (step - 8 - n % 7) + 60 for step in range(length)]
-            sequences.append((f"u{n}", walk(n, length), seconds))
+            sequences.append((f"u{n}", walk(n, length), seconds, [], []))
         new = [] if day == DAY else ["new"]
         items = [(item, f"Film {item}", "", "", True) for item in [*CYCLE, *new]]
+        histories = (
+            "user_id text, item_ids text[], timestamps bigint[], disliked_ids text[], "
+            "unread_ids text[]"
+        )
         columns = "item_id text, title text, category text, description text, available boolean"
         with duckdb.connect() as database:
             for name, kinds, rows in (
-                ("sequences", "user_id text, item_ids text[], timestamps bigint[]", sequences),
+                ("sequences", histories, sequences),
                 ("items", columns, items),
             ):
                 database.execute(f"CREATE TABLE {name} ({kinds})")

@@ -12,8 +12,10 @@ def _features(folder: Path, user: str = "u") -> Path:
         (folder / name).mkdir(parents=True)
     with duckdb.connect() as database:
         database.execute(
-            f"COPY (SELECT * FROM (VALUES ('{user}', ['b', 'a', 'c'], [7, 7, 9]), ('empty', [], []))"
-            f" AS t(user_id, item_ids, timestamps)) TO '{folder}/sequences/0.parquet'"
+            f"COPY (SELECT * FROM (VALUES ('{user}', ['b', 'a', 'c', 'x'], [7, 7, 9, 9],"
+            " ['b', 'y'], ['a', 'x']), ('empty', [], [], [], []))"
+            " AS t(user_id, item_ids, timestamps, disliked_ids, unread_ids))"
+            f" TO '{folder}/sequences/0.parquet'"
         )
         database.execute(
             "COPY (SELECT * FROM (VALUES ('b', ' Heat\t2 \"x', 'Crime', ''), ('a', 'Émile', '', ''))"
@@ -24,8 +26,11 @@ def _features(folder: Path, user: str = "u") -> Path:
 
 def test_files_keep_order_and_text(tmp_path: Path) -> None:
     folder = export_atomic(_features(tmp_path / "f"), "night", tmp_path)
-    assert (folder / "night.inter").read_text() == (
-        "user_id:token\titem_id:token\ttimestamp:float\nu\tb\t7\nu\ta\t7\nu\tc\t9\n"
+    assert (folder / "night.inter").read_text() == (  # a and x are not to be read
+        "user_id:token\titem_id:token\ttimestamp:float\nu\tb\t7\nu\tc\t9\n"
+    )
+    assert (folder / "night.user").read_text() == (
+        "user_id:token\tdisliked_ids:token_seq\nu\tb y\n"
     )
     assert (folder / "night.item").read_text(encoding="utf-8") == (
         "item_id:token\ttitle:token_seq\tcategory:token_seq\tdescription:token_seq\n"

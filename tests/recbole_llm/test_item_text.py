@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from recbole_llm.errors import ConfigError, DataError
-from recbole_llm.item_text import read_item_file, render_texts
+from recbole_llm.item_text import read_text_columns, render_texts
 
 
 def _items(**columns: list[str]) -> pd.DataFrame:
@@ -17,7 +17,7 @@ def test_reads_quotes_as_they_stand(tmp_path: Path) -> None:
         "item_id:token\ttitle:token_seq\tprice:float\n"
         '1\t"Unbalanced quote\t9.5\n2\t6" nails\t1\n2\tagain\t1\n3\t\t\n'
     )
-    table = read_item_file(path, "item_id", "\t", "utf-8")
+    table = read_text_columns(path, "item_id", "\t", "utf-8")
     assert table["title"].to_dict() == {"1": '"Unbalanced quote', "2": '6" nails', "3": ""}
     assert list(table.columns) == ["title"]
 
@@ -25,13 +25,13 @@ def test_reads_quotes_as_they_stand(tmp_path: Path) -> None:
 def test_a_column_without_a_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.item").write_text("item_id:token\ttitle\n1\tA\n")
     with pytest.raises(DataError, match="column 'title' in .* has no type"):
-        read_item_file(tmp_path / "x.item", "item_id", "\t", "utf-8")
+        read_text_columns(tmp_path / "x.item", "item_id", "\t", "utf-8")
 
 
 def test_no_item_column(tmp_path: Path) -> None:
     (tmp_path / "x.item").write_text("id:token\ttitle:token_seq\n1\tA\n")
     with pytest.raises(DataError, match=r"no column 'item_id:token', found \['id', 'title'\]"):
-        read_item_file(tmp_path / "x.item", "item_id", "\t", "utf-8")
+        read_text_columns(tmp_path / "x.item", "item_id", "\t", "utf-8")
 
 
 def test_default_joins_all_text_fields() -> None:

@@ -89,14 +89,17 @@ def test_equals_pass_and_few_users_judge_nothing() -> None:
 def test_the_newest_events_with_all_that_was_before(tmp_path: Path) -> None:
     (tmp_path / "sequences").mkdir()
     rows = [
-        ("back", ["a", "b", "a", "c", "d"], [1, 2, 10, 11, 12]),
-        ("fresh", ["x", "y"], [10, 12]),
-        ("gone", ["a", "b"], [1, 9]),
-        ("once", ["a"], [12]),
+        ("back", ["a", "b", "a", "c", "d"], [1, 2, 10, 11, 12], []),
+        ("fresh", ["no", "x", "y", "no"], [9, 10, 12, 12], ["no"]),
+        ("gone", ["a", "b"], [1, 9], []),
+        ("once", ["a"], [12], []),
+        ("shy", ["a", "b"], [1, 12], ["b"]),
     ]
     with duckdb.connect() as database:
-        database.execute("CREATE TABLE s (user_id text, item_ids text[], timestamps bigint[])")
-        database.executemany("INSERT INTO s VALUES (?, ?, ?)", rows)
+        database.execute(
+            "CREATE TABLE s (user_id text, item_ids text[], timestamps bigint[], unread_ids text[])"
+        )
+        database.executemany("INSERT INTO s VALUES (?, ?, ?, ?)", rows)
         database.execute(f"COPY s TO '{tmp_path}/sequences/0.parquet'")
 
     def read(exclude_seen: bool, rules: PromotionRules = RULES) -> list[tuple[str, list[str], str]]:

@@ -235,3 +235,25 @@ def test_exported_scorer_ranks_as_the_model_in_recbole(
     torch.testing.assert_close(
         torch.tensor([list(line) for line in top.scores]), values, atol=1e-5, rtol=1e-5
     )
+
+
+def test_training_ranks_what_is_disliked_lower(settings: dict[str, Any], tmp_path: Path) -> None:
+    lines = [f"u{n}\ti7 unheard cold" for n in range(30)]
+    head = "user_id:token\tdisliked_ids:token_seq"
+    (tmp_path / "cycle" / "cycle.user").write_text("\n".join([head, *lines, "nobody\ti1"]) + "\n")
+    scores = {}
+    for weight in (0.0, 3.0):
+        given = {**settings, "dislike_loss_weight": weight, "epochs": 5}
+        dataset, _ = build_data(build_config("LLMSeqRec", "cycle", None, given))
+        items, starts = dataset.disliked()
+        known = dataset.field2token_id["item_id"]
+        if weight:
+            assert items.tolist() == [known["i7"], known["cold"]] * 30
+            assert (starts[2:] - starts[1:-1]).tolist().count(2) == 30
+        else:
+            assert len(items) == 0
+        artifact = train("LLMSeqRec", "cycle", None, given).artifact
+        assert artifact is not None
+        best = load_scorer(artifact).top_k([["i0", "i1"]], 12, exclude_seen=False)
+        scores[weight] = best.scores[0][best.item_ids[0].index("i7")] - best.scores[0].mean()
+    assert scores[3.0] < scores[0.0] - 0.1

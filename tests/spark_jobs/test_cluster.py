@@ -20,7 +20,9 @@ DAY = "2024-05-01"
 def _rows(warehouse: Warehouse) -> dict[str, list[tuple[Any, ...]]]:
     features = warehouse.features_manifest(DAY)["path"]
     paths = [warehouse.published_run(DAY)["path"]]
-    paths += [f"{features}/{name}" for name in ("sequences", "items", "recent", "quarantine")]
+    paths += [
+        f"{features}/{name}" for name in ("sequences", "items", "opinions", "recent", "quarantine")
+    ]
     with duckdb.connect() as database:
         return {
             str(Path(path).name): database.execute(

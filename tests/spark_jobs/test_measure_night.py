@@ -97,12 +97,12 @@ def _write_day(
           "available": item != "x"} for item, n in n_events.items()],
         schemas.ITEMS,
     )  # fmt: skip
-    late = {"user_id": "u4", "item_id": "b", "timestamp": noon - 86_400, "is_block": False}
+    late = {"user_id": "u4", "item_id": "b", "timestamp": noon - 86_400, "says": ""}
     events = [
-        {"user_id": user, "item_id": item, "timestamp": noon + n, "is_block": False}
+        {"user_id": user, "item_id": item, "timestamp": noon + n, "says": "like"}
         for n, (user, item) in enumerate(acts)
     ]
-    events += [{"user_id": "u4", "item_id": "a", "timestamp": noon, "is_block": True}]
+    events += [{"user_id": "u4", "item_id": "a", "timestamp": noon, "says": "hide"}]
     _write(state / "recent", [late, *events], schemas.RECENT)
     _write(
         state / "quarantine",

@@ -275,7 +275,7 @@ def test_a_row_count_far_from_yesterdays(night: Any) -> None:
         night(DAY, k=4, max_row_change=0.3)
 
 
-def test_problems_are_found_on_the_driver(night: Any) -> None:
+def test_problems_are_found_on_the_driver(night: Any, small_night_config: Path) -> None:
     with pytest.raises(NotFoundError, match=f"no features for {DAY}: run prepare_features"):
         night(steps=(score,))
     warehouse = night(steps=(prepare,))
@@ -286,9 +286,17 @@ def test_problems_are_found_on_the_driver(night: Any) -> None:
     with pytest.raises(ConfigError, match="markets must hold different names, got .'de', 'de'."):
         night(steps=(), markets=["de", "de"])
     night(steps=(), markets=[])
-    with pytest.raises(ConfigError, match="event types .'view'. stand in event_types and block_"):
-        night(steps=(), block_event_types=["view"])
-    night(steps=(), block_event_types=["hide"])
+    feedback = load_night_config(small_night_config).feedback
+    with pytest.raises(ConfigError, match="event types .'view'. stand in event_types and in feedb"):
+        night(steps=(), feedback={**feedback, "hide": ["view"]})
+    with pytest.raises(ConfigError, match="feedback must hold exactly .'like', .* got .'hide'.$"):
+        night(steps=(), feedback={"hide": ["hide"]})
+    with pytest.raises(ConfigError, match="feedback must hold different names, got .*'no', 'no'"):
+        night(steps=(), feedback={**feedback, "hide": ["no"], "dislike": ["no"]})
+    night(steps=(), feedback=feedback)
+    with pytest.raises(ConfigError, match=r"category_damping must be in \(0, 1], got 0"):
+        night(steps=(), category_damping=0)
+    night(steps=(), category_damping=0.5)
     with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
         night(steps=(score,), k=0)
     night(steps=(), k=3)

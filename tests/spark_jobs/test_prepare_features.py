@@ -91,7 +91,7 @@ def test_old_states_go_and_their_quarantine_stays(
         for day, manifest in warehouse.features_manifests().items()
     }
     assert tables["2024-05-01"] == {"quarantine"}
-    assert tables["2024-05-02"] == {"sequences", "items", "recent", "quarantine"}
+    assert tables["2024-05-02"] == {"sequences", "items", "opinions", "recent", "quarantine"}
 
 
 def test_an_item_leaves_the_catalogue_and_comes_back(

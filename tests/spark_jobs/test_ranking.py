@@ -2,6 +2,7 @@
 
 import datetime
 import itertools
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,6 +28,7 @@ ITEMS = [f"i{n}" for n in range(20)]
 """The model does not know i19. In threes of a category; i0 has none and i7 is not available."""
 MARKETS = ["de", "at"]
 HISTORIES = {f"u{n}": [ITEMS[(n + step) % 20] for step in range(8)] for n in range(10)}
+NO_WISHES = ("disliked_ids", "unread_ids", "damped_categories")
 BLOCKED = {"u3": ["i12", "i18"], "new": ["i3"], "lost": ["i19"]}
 DAY = datetime.date(2024, 5, 2)
 
@@ -55,6 +57,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "user_id": users,
         "item_ids": pa.array([histories[user] for user in users], lists),
         "blocked_ids": pa.array([BLOCKED.get(user, []) for user in users], lists),
+        **{name: pa.array([[]] * len(users), lists) for name in NO_WISHES},
         "market": pa.array([{"u1": "at", "u2": "de"}.get(user) for user in users], pa.string()),
         "state_hash": pa.array(range(len(users)), pa.int64()),
     }
@@ -70,6 +73,7 @@ def _task(features: Path, folder: Path, markets: list[str], **settings: Any) -> 
     task = RankingTask(
         artifact=str(artifact), output=str(folder / "table"), day=DAY, run_id="r",
         model_version=artifact.name, k=3, exclude_seen=True, max_per_category=0,
+        dislike_weight=0.5, category_damping=0.5,
         default_market=markets[0] if markets else "", users_per_batch=5,
         generated_at=datetime.datetime(2024, 5, 3, tzinfo=datetime.UTC),
         catalogue=SimpleNamespace(value=read_catalogue(features, markets)),  # type: ignore[arg-type]
@@ -130,6 +134,45 @@ def test_the_models_rows_are_the_best_within_the_rules(
         assert of_model == expected[:3], user
 
 
+def test_a_list_follows_what_its_user_said(features: Path, tmp_path: Path) -> None:
+    """u0 will not have i6 read, u1 dislikes i12, u2 wants less of c4; u4 lets nothing be read."""
+    said = {
+        "disliked_ids": {"u1": ["i12"]}, "blocked_ids": {"u1": ["i12"]},
+        "unread_ids": {"u0": ["i6", "i18"], "u1": ["i12"], "u4": HISTORIES["u4"]},
+        "damped_categories": {"u2": ["c4", "gone"]},
+    }  # fmt: skip
+    folder = tmp_path / "said"
+    shutil.copytree(features, folder)
+    path = folder / "sequences" / "part-0.snappy.parquet"
+    state = pq.read_table(path).to_pydict()
+    for name, by_user in said.items():
+        state[name] = [by_user.get(user, []) for user in state["user_id"]]
+    pq.write_table(pa.table(state, pq.read_schema(path)), path)
+    lists, _, task = _score(folder, tmp_path, [], category_damping=0.01, k=5)
+    plain, _, _ = _score(features, tmp_path / "plain", [], k=5)
+    scorer, allowed = load_scorer(task.artifact), set(ITEMS[:19]) - {"i7"}
+
+    def items(user: str, of: dict[str, list[dict[str, Any]]] = lists) -> list[str]:
+        return [row["item_id"] for row in of[user]]
+
+    history = [item for item in HISTORIES["u0"] if item != "i6"]
+    expected = scorer.top_k([history], 5, False, allowed - {*HISTORIES["u0"]})
+    assert items("u0") == expected.item_ids[0]
+    scores = [row["score"] for row in lists["u0"]]
+    assert scores == pytest.approx(expected.scores[0].tolist(), abs=1e-5)
+    assert scores != pytest.approx([row["score"] for row in plain["u0"]], abs=1e-3)
+    assert "i12" not in items("u1")
+    before = {row["item_id"]: row["score"] for row in plain["u1"]}
+    assert any(row["score"] != before.get(row["item_id"]) for row in lists["u1"])
+    left = scorer.top_k([HISTORIES["u2"]], 10, eligible=allowed)
+    odds = dict(zip(left.item_ids[0], np.exp(left.scores[0]), strict=True))
+    damped = {item: n * 0.01 if item in ("i12", "i13", "i14") else n for item, n in odds.items()}
+    assert items("u2") == sorted(damped, key=lambda item: -damped[item])[:5] != items("u2", plain)
+    assert {row["reason"] for row in lists["u4"]} == {"popular"}
+    assert not set(items("u4")) & set(HISTORIES["u4"])
+    assert items("u5") == items("u5", plain)
+
+
 def test_a_compressed_artifact_serves(features: Path, tmp_path: Path) -> None:
     plain = write_artifact(random_artifact(ITEMS[:19]), tmp_path / "plain")
     smaller = compress_artifact(plain, "int6")
@@ -169,13 +212,18 @@ def test_popular_items_by_hand() -> None:
     catalogue = Catalogue(
         list("abcdef"), pa.array([0.4, 0.2, 0.2, 0.1, 0.1, 0.0]).to_numpy(),
         pa.array([0, 0, 1, -1, 0, -1]).to_numpy(),
-        {"de": pa.array([1]).to_numpy(), "at": pa.array(range(2, 6)).to_numpy()},
+        {"de": pa.array([1]).to_numpy(), "at": pa.array(range(2, 6)).to_numpy()}, ["x", "y"],
     )  # fmt: skip
-    user = {"user_id": "u", "item_ids": ["a", "d"], "blocked_ids": ["c"]}
+    user = {"user_id": "u", "item_ids": ["a", "d"], "blocked_ids": ["c"], "damped_categories": []}
     rows = Popular(catalogue, "de", 3, True, 1).fill(user, [])
     assert rows == [("e", 0.1, "popular"), ("f", 0.0, "popular"), ("a", 0.4, "repeat")]
     rows = Popular(catalogue, "de", 3, False, 1).fill({**user, "blocked_ids": []}, ["d"])
     assert rows == [("a", 0.4, "popular"), ("c", 0.2, "popular")]
+    damper = {**user, "item_ids": [], "damped_categories": ["x", "gone"]}
+    rows = Popular(catalogue, "at", 2, True, 0, 0.5).fill(damper, [])
+    assert rows == [("a", 0.2, "popular"), ("b", 0.1, "popular")]
+    rows = Popular(catalogue, "de", 3, False, 0, 0.2).fill({**damper, "blocked_ids": []}, [])
+    assert [item for item, *_ in rows] == ["c", "d", "a"]
     rows = Popular(catalogue, "at", 2, True, 1).fill({**user, "item_ids": []}, [])
     assert rows == [("a", 0.4, "popular"), ("b", 0.2, "uncapped")]
     with pytest.raises(DataError, match="user 'u' has 2 items left of 2 in the market 'at', k=3"):
@@ -189,8 +237,10 @@ def test_a_popular_item_of_another_category_is_found_far_down(
     categories = pa.array([0] * 30 + [1] * 30).to_numpy()
     everywhere = {"": pa.array([], pa.int64()).to_numpy()}
     shares = np.arange(60, 0, -1) / 60
-    catalogue = Catalogue([f"{n}" for n in range(60)], shares, categories, everywhere)
-    user = {"user_id": "u", "item_ids": ["0", "30"], "blocked_ids": ["31"]}
+    catalogue = Catalogue([f"{n}" for n in range(60)], shares, categories, everywhere, ["x", "y"])
+    user = {
+        "user_id": "u", "item_ids": ["0", "30"], "blocked_ids": ["31"], "damped_categories": []
+    }  # fmt: skip
     rows = Popular(catalogue, "", 3, True, 1).fill(user, [])
     assert [(item, reason) for item, _, reason in rows] == [
         ("1", "popular"), ("32", "popular"), ("2", "uncapped")

@@ -25,44 +25,52 @@ FIRST = datetime.date(1970, 1, 1)
 def test_a_state_by_hand(spark: SparkSession) -> None:
     before = spark.createDataFrame(
         [
-            ("u", ["a", "b", "d"], [1, 7, 9], 5, 1, ["q"], "de", 8, 0),
-            ("away", ["a"], [2], 1, 0, [], "at", 2, 0),
+            ("u", ["a", "b", "d"], [1, 7, 9], 5, 1, ["q"], [], [], [], "de", 8, 0),
+            ("away", ["a"], [2], 1, 0, [], [], [], ["x"], "at", 2, 0),
         ],
         schemas.SEQUENCES,
     )
-    recent = spark.createDataFrame([("u", "b", 7, False), ("u", "d", 9, False)], schemas.RECENT)
+    recent = spark.createDataFrame([("u", "b", 7, ""), ("u", "d", 9, "")], schemas.RECENT)
     day = datetime.date(1970, 1, 2)
     events = spark.createDataFrame(
         [
             # known to the state
-            ("u", "d", 9, False, "fr", day, None), ("u", "b", 7, False, None, day, None),
-            ("u", "b", 7, False, None, day, None),
-            ("u", "a", 7, False, "it", day, None), ("u", "d", 90_000, False, None, day, None),
-            ("u", "d", 90_000, False, "ch", day, None),
-            ("u", "z", 8, False, None, day, "unknown_item"),
-            ("w", "z", 8, False, "de", day, "unknown_item"),
-            ("x", "a", 8, False, None, day, "bad_rating"), ("new", "c", 90_001, False, None, day, None),
-            ("u", "d", 90_000, True, "ch", day, None), ("hider", "p", 90_002, True, "fr", day, None),
-            *[("hider", "k", 90_001, True, None, day, None)] * 2,
+            ("u", "d", 9, "", "fr", day, None), ("u", "b", 7, "", None, day, None),
+            ("u", "b", 7, "", None, day, None),
+            ("u", "a", 7, "", "it", day, None), ("u", "d", 90_000, "", None, day, None),
+            ("u", "d", 90_000, "", "ch", day, None),
+            ("u", "z", 8, "", None, day, "unknown_item"),
+            ("w", "z", 8, "", "de", day, "unknown_item"),
+            ("x", "a", 8, "", None, day, "bad_rating"), ("new", "c", 90_001, "like", None, day, None),
+            ("u", "d", 90_000, "hide", "ch", day, None),
+            ("hider", "p", 90_002, "hide", "fr", day, None),
+            *[("hider", "k", 90_001, "hide", None, day, None)] * 2,
         ],
         EVENTS,
     )  # fmt: skip
     arrivals = find_arrivals(events, recent, FIRST)
     expected = {
-        ("u", "d", 9, False, "fr", False, False, 1), ("u", "b", 7, False, None, False, False, 2),
-        ("u", "a", 7, False, "it", True, True, 0), ("u", "d", 90_000, False, None, True, False, 1),
-        ("new", "c", 90_001, False, None, True, False, 0),
-        ("u", "d", 90_000, True, "ch", True, False, 0),
-        ("hider", "p", 90_002, True, "fr", True, False, 0),
-        ("hider", "k", 90_001, True, None, True, False, 1),
+        ("u", "d", 9, "", "fr", False, False, 1), ("u", "b", 7, "", None, False, False, 2),
+        ("u", "a", 7, "", "it", True, True, 0), ("u", "d", 90_000, "", None, True, False, 1),
+        ("new", "c", 90_001, "like", None, True, False, 0),
+        ("u", "d", 90_000, "hide", "ch", True, False, 0),
+        ("hider", "p", 90_002, "hide", "fr", True, False, 0),
+        ("hider", "k", 90_001, "hide", None, True, False, 1),
     }  # fmt: skip
     assert {tuple(row) for row in arrivals.collect()} == expected
-    sequences = extend_sequences(before, arrivals, events, max_history=4)
+    wishes = spark.createDataFrame(
+        [("u", ["d", "q"], ["q"], ["b", "q"], ["x", "y"]), ("hider", ["k", "p"], [], [], None)],
+        "user_id string, blocked_ids array<string>, disliked_ids array<string>, "
+        "unread_ids array<string>, damped_categories array<string>",
+    )
+    sequences = extend_sequences(before, arrivals, events, wishes, max_history=4)
+    wish = (["d", "q"], ["q"], ["b", "q"], ["x", "y"])
     after = [
-        ("u", ["a", "b", "d", "d"], [7, 7, 9, 90_000], 8, 5, ["d", "q"], "ch", 90_000),
-        ("w", [], [], 0, 0, [], None, None), ("away", ["a"], [2], 1, 0, [], "at", 2),
-        ("new", ["c"], [90_001], 1, 0, [], None, None),
-        ("hider", [], [], 2, 1, ["k", "p"], "fr", 90_002),
+        ("u", ["a", "b", "d", "d"], [7, 7, 9, 90_000], 8, 5, *wish, "ch", 90_000),
+        ("w", [], [], 0, 0, [], [], [], [], None, None),
+        ("away", ["a"], [2], 1, 0, [], [], [], [], "at", 2),
+        ("new", ["c"], [90_001], 1, 0, [], [], [], [], None, None),
+        ("hider", [], [], 2, 1, ["k", "p"], [], [], [], "fr", 90_002),
     ]  # fmt: skip
     columns = schemas.SEQUENCES.fieldNames()[:-1]
     expected_rows = spark.createDataFrame(after, schemas.SEQUENCES[:-1])
@@ -78,11 +86,11 @@ def test_recent_holds_the_day_and_what_may_be_repeated(
     spark: SparkSession, max_late_days: int, kept: list[str]
 ) -> None:
     recent = spark.createDataFrame(
-        [("u", "older", 0, False), ("u", "old", 86_400, True)], schemas.RECENT
+        [("u", "older", 0, ""), ("u", "old", 86_400, "hide")], schemas.RECENT
     )
     arrivals = spark.createDataFrame(
-        [("u", "new", 172_800, False, True), ("u", "old", 86_400, True, False)],
-        "user_id string, item_id string, timestamp bigint, is_block boolean, is_new boolean",
+        [("u", "new", 172_800, "", True), ("u", "old", 86_400, "hide", False)],
+        "user_id string, item_id string, timestamp bigint, says string, is_new boolean",
     )
     after = keep_recent(recent, arrivals, datetime.date(1970, 1, 3), max_late_days)
     assert sorted(row["item_id"] for row in after.collect()) == kept
@@ -148,12 +156,15 @@ def test_thirty_nights_give_what_the_raw_events_give(
         for day in nights:
             prepare(Job(spark, warehouse, config, day))
     last = days[-1]
-    for table in ("sequences", "items", "recent"):
+    for table in ("sequences", "items", "opinions", "recent"):
         expected = _rows(nightly, last, table)
         assert _rows(at_once, last, table) == expected
         assert _rows(with_gaps, last, table) == expected
         assert expected
-    columns = "user_id, item_ids, timestamps, n_events, blocked_ids, market"
+    columns = (
+        "user_id, item_ids, timestamps, n_events, blocked_ids, disliked_ids, unread_ids, "
+        "damped_categories, market"
+    )
     assert _rows(nightly, last, "sequences", columns) == account.sequences()
     assert account.counts["late"] > 20
     assert account.counts["duplicate"] > 20

@@ -1,10 +1,12 @@
-"""Rules, against walks written out in plain Python."""
+"""Rules and feedback, against walks written out in plain Python."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from recbole_llm.scoring import Rules, Scorer
+from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer
 from recbole_llm.scoring.rules import first_within_cap
 from tests.data import random_artifact
 
@@ -24,7 +26,8 @@ def _rank(
     flat = np.array([row for seq in rows for row in seq])
     pairs = np.array(sorted(blocked), dtype=np.int64).reshape(-1, 2)
     lengths = np.array([len(seq) for seq in rows])
-    ranked, scores = scorer.rank(flat, lengths, k, rules, (pairs[:, 0], pairs[:, 1]))
+    feedback = Feedback(blocked=Pairs(pairs[:, 0], pairs[:, 1]))
+    ranked, scores = scorer.rank(flat, lengths, k, rules, feedback)
     lists = [[IDS[row - 1] for row in best if row] for best in ranked.tolist()]
     return lists, [[s for s in best if s > -np.inf] for best in scores.tolist()]
 
@@ -87,3 +90,53 @@ def test_banned_and_blocked_items_are_left_out(scorer: Scorer, exclude_seen: boo
             for user, ranked in enumerate(_all(scorer, exclude_seen)):
                 allowed = [item for item in ranked if item in sold - out[user]]
                 assert lists[user] == allowed[:20]
+
+
+@pytest.mark.parametrize("cap", [0, 2])
+@pytest.mark.parametrize("damping", [1e-6, 0.3, 1.0])
+def test_damping_multiplies_odds_and_ranks_anew(scorer: Scorer, damping: float, cap: int) -> None:
+    categories = np.random.default_rng(5).integers(-1, 6, 301)
+    rules = Rules(False, categories=categories, max_per_category=cap, category_damping=damping)
+    users = np.arange(0, 40, 2)  # the others damped nothing
+    damped = Pairs(users.repeat(2), np.stack([users % 6, (users + 1) % 6], 1).flatten())
+    rows = [[scorer.row(item) for item in seq] for seq in SEQS]
+    flat, lengths = np.concatenate(rows), np.array(list(map(len, rows)))
+    ranked, scores = scorer.rank(flat, lengths, 10, rules, Feedback(damped=damped))
+    for user, seq in enumerate(SEQS):
+        whole = scorer.top_k([seq], 300, False)
+        odds = {}
+        for item, score in zip(whole.item_ids[0], whole.scores[0], strict=True):
+            mine = damped.values[damped.owners == user].tolist()
+            is_mine = int(categories[IDS.index(item) + 1]) in mine
+            odds[item] = np.exp(float(score)) * (damping if is_mine else 1)
+        expected: list[str] = []
+        n_of = Counter[int]()
+        for item in sorted(odds, key=lambda item: -odds[item]):
+            category = int(categories[IDS.index(item) + 1])
+            if not cap or category < 0 or n_of[category] < cap:
+                expected.append(item)
+                n_of[category] += 1
+        assert [IDS[row - 1] for row in ranked[user]] == expected[:10], user
+        wanted = [np.log(odds[item]) for item in expected[:10]]
+        np.testing.assert_allclose(scores[user], wanted, atol=1e-4)
+
+
+def test_likes_of_what_is_disliked_score_lower(scorer: Scorer) -> None:
+    """By hand: the state goes half its length against the mean of two directions."""
+    rows, lengths = np.array([5, 9, 7]), np.array([2, 1])
+    feedback = Feedback(disliked=Pairs(np.array([1, 1]), np.array([3, 4])))
+    _, before = scorer.rank(rows, lengths, 300, Rules(False))
+    ranked, after = scorer.rank(rows, lengths, 300, Rules(False, dislike_weight=0.5), feedback)
+    items = scorer.artifact.item_matrix.numpy()
+    away = items[[3, 4]] - items[1:].mean(0)
+    away = (away / np.linalg.norm(away, axis=1, keepdims=True)).sum(0)
+    state = scorer.encode_history([[IDS[6]]])[0]
+    state = state - 0.5 * np.linalg.norm(state) * away / np.linalg.norm(away)
+    places = np.argsort(ranked[1])
+    n_repeats = 1  # of the item met, whose bias is not in the vector
+    expected = items[1:] @ state + scorer.artifact.item_bias.numpy()[1:]
+    off = np.abs(after[1][places] - expected) > 1e-4
+    assert off.sum() <= n_repeats
+    np.testing.assert_array_equal(after[0], before[0])
+    _, unweighed = scorer.rank(rows, lengths, 300, Rules(False), feedback)
+    np.testing.assert_allclose(unweighed, before, atol=1e-6)
