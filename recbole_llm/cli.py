@@ -85,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
+    add("user-key", _user_key)
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
@@ -99,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     _add_compress(add("compress", _compress))
     for name, sub in commands.choices.items():
-        if name not in ("run", "pretrain", "compress"):
+        if name not in ("run", "pretrain", "compress", "user-key"):
             sub.add_argument(
                 "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
                 help="root folder of the data (default: ./warehouse)",
@@ -202,7 +203,12 @@ def _airflow(args: argparse.Namespace) -> None:
 
 def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
     from recbole_llm.airflow_local import LocalAirflow
+    from recbole_llm.pseudonyms import add_user_key, keys_source
 
+    keys = keys_source()
+    if keys is not None and not keys.exists():
+        add_user_key(keys)
+        logging.info("made a key of users' pseudonyms in %s; keep it safe", keys)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Airflow is stopped too
     home = Path(__file__).parent.parent
     if not (home / "dags").is_dir():
@@ -251,6 +257,18 @@ def _lookup(args: argparse.Namespace) -> None:
     ]
     lines += [f"table: {found.path or args.source}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _user_key(_: argparse.Namespace) -> None:
+    """Make a secret key of users' pseudonyms, or rotate it by adding another."""
+    from recbole_llm.pseudonyms import add_user_key, keys_file
+
+    path = keys_file()
+    names = add_user_key(path).names
+    sys.stdout.write(
+        f"{path} holds {len(names)} key{'s' * (len(names) > 1)}, the newest {names[-1]}; keep it safe: "
+        "without it nobody can be looked up by their id\n"
+    )
 
 
 def _sync(args: argparse.Namespace) -> None:

@@ -15,6 +15,7 @@ import duckdb
 from recbole_llm.errors import ConfigError, NotFoundError
 from recbole_llm.figures import COLUMNS
 from recbole_llm.parquet_tables import ParquetTables
+from recbole_llm.pseudonyms import KEYS_FILE, is_pseudonym, read_user_keys
 from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
@@ -126,6 +127,7 @@ def lookup(
         NotFoundError: nothing, or not that day, is published, or the user is not in the table.
     """
     asked = tables or ParquetTables(warehouse)
+    user_id = name_in_table(warehouse, user_id, day)
     rows = asked.user_rows(user_id, day, k)
     if not rows:
         days = asked.loaded()
@@ -146,6 +148,29 @@ def lookup(
         ],
         warehouse.root / published["path"] if published and tables is None else None,
     )  # fmt: skip
+
+
+def name_in_table(warehouse: Warehouse, user_id: str, day: str | None) -> str:
+    """What stands for a user in a day's table: the id, or its pseudonym.
+
+    Args:
+        user_id: an id; a pseudonym is given back as it is.
+        day: a published day; the newest when None.
+    Raises:
+        ConfigError: the table has pseudonyms and their keys are not there.
+    """
+    days = warehouse.published_days()
+    run = days.get(day or max(days, default=""), {})
+    names = run.get("settings", {}).get("user_keys", [])
+    if not names or is_pseudonym(user_id):
+        return user_id
+    keys = read_user_keys()
+    if keys.names[: len(names)] != names:
+        raise ConfigError(
+            f"the table of {run['ds']} has pseudonyms by the keys {names}, and the keys here are "
+            f"{keys.names}; name the right file by {KEYS_FILE}, or ask for the pseudonym"
+        )
+    return keys.pseudonym(user_id, len(names))
 
 
 def _told_of(

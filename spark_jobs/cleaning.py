@@ -13,10 +13,12 @@ from pyspark.sql import functions as f
 from spark_jobs import schemas
 from spark_jobs.config import NightConfig
 from spark_jobs.opinions import meaning
+from spark_jobs.pseudonyms import pseudonyms
 from spark_jobs.raw_events import MALFORMED
 
 UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
+_USER = "user"
 _SECONDS_A_DAY = 86_400
 _MAX_ID_LENGTH = 256
 _ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
@@ -40,8 +42,18 @@ def check_events(
             ``max_daily_events`` count.
     Returns:
         Schema ``CHECKED_EVENTS``; ``reason`` is null when the row is good, ``raw`` is the record as
-        JSON.
+        JSON. Where users are pseudonyms the record has the user's, and one that cannot be read is
+        not kept.
     """
+    user, unreadable = f.trim("user_id"), f.col(MALFORMED)
+    if config.user_ids == "pseudonym":
+        user = pseudonyms(user)
+        unreadable = f.concat(
+            f.lit("not kept, where users are pseudonyms: "),
+            f.length(unreadable),
+            f.lit(" characters"),
+        )
+    raw = raw.withColumn(_USER, user)
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
         f.when(
@@ -72,17 +84,20 @@ def check_events(
         (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]
+    record = f.struct(
+        *(f.col(_USER if name == "user_id" else name).alias(name) for name in schemas.EVENT_COLUMNS)
+    )
     # The catalogue is unique in item_id, so the join keeps the number of events.
     known = items.select(f.col("item_id").alias("known_id"), "first_seen")
     checked = raw.join(known, f.trim("item_id") == f.col("known_id"), how="left").select(
-        f.trim("user_id").alias("user_id"),
+        f.col(_USER).alias("user_id"),
         f.trim("item_id").alias("item_id"),
         as_seconds.alias("timestamp"),
         says.alias("says"),
         market.alias("market"),
         delivered.alias("ds"),
         first_fault(faults).alias("reason"),
-        f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.EVENT_COLUMNS))).alias("raw"),
+        f.coalesce(unreadable, f.to_json(record)).alias("raw"),
     )
     return _mark_robots(checked, config.max_daily_events)
 

@@ -16,6 +16,8 @@ from spark_jobs.opinions import MEANINGS
 class NightConfig:
     """What a night's jobs do."""
 
+    user_ids: str
+    """What stands for users in all that is written: ``pseudonym`` or ``plain``."""
     first_day: datetime.date
     """Events before this day are quarantined."""
     event_types: list[str]
@@ -74,6 +76,8 @@ class NightConfig:
     """Whether a challenger becomes champion, see ``recbole_llm/judge.py``; the jobs do not read it."""
 
     def __post_init__(self) -> None:
+        if self.user_ids not in ("pseudonym", "plain"):
+            raise ConfigError(f"user_ids must be pseudonym or plain, got {self.user_ids!r}")
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("feedback", dict), ("markets", list),
                                ("exclude_seen", bool), ("carry_over", bool),

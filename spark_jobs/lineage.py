@@ -16,9 +16,14 @@ from spark_jobs.config import NightConfig
 from spark_jobs.raw_events import data_files, delivered_days
 
 
-def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, Any] | None:
+def find_base(
+    warehouse: Warehouse, day: str, config: NightConfig, user_keys: list[str]
+) -> dict[str, Any] | None:
     """The manifest of the newest state before a day that the day may extend.
 
+    Args:
+        user_keys: names of the keys of users' pseudonyms. A state that was made with the first of
+            them can be brought up to date.
     Returns:
         The manifest, or None when the state has to be made from the first delivered day on.
     Raises:
@@ -29,7 +34,7 @@ def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, 
     sound: dict[str, dict[str, Any]] = {}
     for each, manifest in manifests.items():
         base = manifest["base"]
-        if manifest["settings"] == settings and (
+        if _may_extend(manifest, settings, user_keys) and (
             base is None
             or base["ds"] not in manifests  # past its retention
             or (base["ds"] in sound and sound[base["ds"]]["fingerprint"] == base["fingerprint"])
@@ -51,6 +56,13 @@ def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, 
                 "the settings, or remove the features to begin with what is there"
             )
     return None
+
+
+def _may_extend(manifest: dict[str, Any], settings: dict[str, Any], user_keys: list[str]) -> bool:
+    if manifest["settings"] != settings:
+        return False
+    then: list[str] = manifest["user_keys"]
+    return user_keys[: len(then)] == then and bool(then) == bool(user_keys)
 
 
 def state_settings(config: NightConfig) -> dict[str, Any]:

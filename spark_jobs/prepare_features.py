@@ -26,6 +26,7 @@ from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
 from spark_jobs.lineage import find_base, raw_digests, state_settings
 from spark_jobs.opinions import find_wishes, merge_opinions
+from spark_jobs.pseudonyms import key_names, keys_before
 from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
 from spark_jobs.state import (
     State,
@@ -36,6 +37,7 @@ from spark_jobs.state import (
     keep_recent,
     merge_items,
     read_state,
+    renew_state,
     summarise,
 )
 
@@ -48,13 +50,17 @@ def prepare(job: Job) -> None:
     started = time.monotonic()
     spark, config, warehouse = job.spark, job.config, job.warehouse
     prune_features(warehouse, job.day)  # but the one that a night upon this day may be reading
-    base = find_base(warehouse, job.day, config)
+    user_keys = key_names(config)
+    base = find_base(warehouse, job.day, config, user_keys)
     since = base["ds"] if base else None
     # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
     sources = raw_digests(warehouse, since, job.day)
     files = event_files(warehouse.raw_events, since, job.day)
     first_ds = datetime.date.fromisoformat(base["first_ds"] if base else min(files))
-    before = read_state(spark, warehouse.root / base["path"]) if base else empty_state(spark)
+    before = empty_state(spark)
+    if base:
+        then = read_state(spark, warehouse.root / base["path"])
+        before = renew_state(then, keys_before(user_keys, base["user_keys"]))
     _log.info("features %s: %d days of raw events upon %s", job.day, len(files),
               f"the state of {since}" if since else "nothing")  # fmt: skip
     catalogues = catalogue_files(warehouse.raw_items, since, job.day)
@@ -111,6 +117,7 @@ def prepare(job: Job) -> None:
         "first_ds": first_ds.isoformat(),
         "base": {"ds": base["ds"], "fingerprint": base["fingerprint"]} if base else None,
         "settings": state_settings(config),
+        "user_keys": user_keys,
         "sources": sources,
         **_audit_counts(job, attempt, raw_rows, base),
         "late_rows": late_rows,

@@ -44,7 +44,7 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     root = job.warehouse.root
     table, state = root / run["path"], root / run["features_path"]
     if (
-        run.get("settings") != run_settings(artifact, job.config)
+        run.get("settings") != run_settings(artifact, job.config, features["user_keys"])
         or not table.is_dir()
         or not (state / "sequences").is_dir()
     ):
@@ -67,7 +67,7 @@ def _choice(features: Path, config: NightConfig) -> Iterator[tuple[str, str, tup
         yield item["item_id"], category, tuple(item["markets"]) if config.markets else ()
 
 
-def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
+def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) -> dict[str, Any]:
     """What a run's lists depend on beside the day's state."""
     return {
         "model_version": artifact.model_version,
@@ -77,6 +77,7 @@ def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
         "dislike_weight": config.dislike_weight,
         "category_damping": config.category_damping,
         "markets": config.markets,
+        "user_keys": user_keys,
     }
 
 
@@ -144,7 +145,7 @@ def score(job: Job) -> None:
     base = find_run_to_carry(job, artifact, features)
     catalogue = read_catalogue(path, config.markets)
     _check_choice(catalogue, artifact, config.k, job.day)
-    settings = run_settings(artifact, config)
+    settings = run_settings(artifact, config, features["user_keys"])
     run_id = make_run_id(job.day, features["fingerprint"], settings)
     attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
     attempt.mkdir(parents=True)

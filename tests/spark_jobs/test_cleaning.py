@@ -20,7 +20,8 @@ from tests.data import write_events
 pytestmark = pytest.mark.spark
 CONFIG = replace(
     load_night_config(HOME / "configs" / "nightly.yaml"),
-    first_day=datetime.date(2020, 1, 1), event_types=["view", "rate"], max_late_days=3,
+    user_ids="plain", first_day=datetime.date(2020, 1, 1), event_types=["view", "rate"],
+    max_late_days=3,
 )  # fmt: skip
 DAY = datetime.date(2024, 5, 2)
 NOON = 1_714_651_200  # 2024-05-02T12:00:00Z
