@@ -86,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
     add("user-key", _user_key)
+    forget = add("forget", _forget)
+    forget.add_argument("user", help="external user id")
+    forget.add_argument("--lift", action="store_true", help="take the user's events in again")
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
@@ -94,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
         )
-    for sub in (train, sync):
+    for sub in (train, sync, forget):
         sub.add_argument(
             "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
         )
@@ -269,6 +272,21 @@ def _user_key(_: argparse.Namespace) -> None:
         f"{path} holds {len(names)} key{'s' * (len(names) > 1)}, the newest {names[-1]}; keep it safe: "
         "without it nobody can be looked up by their id\n"
     )
+
+
+def _forget(args: argparse.Namespace) -> None:
+    """Take a user out of everything, and keep them out."""
+    from recbole_llm.blocks import lift
+    from recbole_llm.forget import forget, names_of
+
+    if args.lift:
+        was_blocked = lift(args.warehouse, names_of(args.user)[0])
+        sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")
+        return
+    report = forget(args.warehouse, args.user, load_yaml(args.config).get("sinks", []))
+    sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    if report.left:
+        raise RecboleLlmError(f"{len(report.left)} files name the user still: {report.left[:3]}")
 
 
 def _sync(args: argparse.Namespace) -> None:

@@ -53,9 +53,9 @@ class UserKeys:
         """The pseudonym of a user's id, under the first ``n_keys`` keys; None for all."""
         return _applied(user_id, self._keys[:n_keys])
 
-    def renewed(self, pseudonym: str, n_keys: int) -> str:
-        """What a pseudonym under the first ``n_keys`` keys is under all of them."""
-        return _applied(pseudonym, self._keys[n_keys:])
+    def renewed(self, pseudonym: str, n_keys: int, n_now: int | None = None) -> str:
+        """What a pseudonym under the first ``n_keys`` keys is under ``n_now`` of them; None for all."""
+        return _applied(pseudonym, self._keys[n_keys:n_now])
 
 
 def is_pseudonym(text: str) -> bool:

@@ -10,6 +10,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as f
 
+from recbole_llm.blocks import FORGOTTEN, Blocks
 from spark_jobs import schemas
 from spark_jobs.config import NightConfig
 from spark_jobs.opinions import meaning
@@ -18,7 +19,8 @@ from spark_jobs.raw_events import MALFORMED
 
 UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
-_USER = "user"
+_USER, _IS_FORGOTTEN = "user", "is_forgotten"
+_NOBODY = Blocks("", {})
 _SECONDS_A_DAY = 86_400
 _MAX_ID_LENGTH = 256
 _ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
@@ -30,7 +32,11 @@ _DATE = "^\\s*[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
 
 
 def check_events(
-    raw: DataFrame, items: DataFrame, first_ds: datetime.date, config: NightConfig
+    raw: DataFrame,
+    items: DataFrame,
+    first_ds: datetime.date,
+    config: NightConfig,
+    blocks: Blocks = _NOBODY,
 ) -> DataFrame:
     """Type each event and say what is wrong with it.
 
@@ -40,20 +46,24 @@ def check_events(
         first_ds: the first delivered day, whose events may be of any age.
         config: ``first_day``, ``event_types``, ``feedback``, ``markets``, ``max_late_days`` and
             ``max_daily_events`` count.
+        blocks: users who are forgotten; of their events nothing is kept but that there was one.
     Returns:
         Schema ``CHECKED_EVENTS``; ``reason`` is null when the row is good, ``raw`` is the record as
         JSON. Where users are pseudonyms the record has the user's, and one that cannot be read is
         not kept.
     """
     user, unreadable = f.trim("user_id"), f.col(MALFORMED)
+    first_name = user
     if config.user_ids == "pseudonym":
+        first_name = pseudonyms(user, 1)
         user = pseudonyms(user)
         unreadable = f.concat(
             f.lit("not kept, where users are pseudonyms: "),
             f.length(unreadable),
             f.lit(" characters"),
         )
-    raw = raw.withColumn(_USER, user)
+    mark = f.sha2(f.concat(f.lit(blocks.salt), first_name), 256)
+    raw = raw.withColumns({_USER: user, _IS_FORGOTTEN: mark.isin(list(blocks.marks))})
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
         f.when(
@@ -71,6 +81,7 @@ def check_events(
     market = f.nullif(f.trim("market"), f.lit("")) if config.markets else f.lit(None).cast("string")
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),
+        (f.col(_IS_FORGOTTEN), FORGOTTEN),
         (_is_blank("user_id"), "missing_user_id"),
         (_is_odd("user_id"), "bad_user_id"),
         (_is_blank("item_id"), "missing_item_id"),
@@ -90,14 +101,16 @@ def check_events(
     # The catalogue is unique in item_id, so the join keeps the number of events.
     known = items.select(f.col("item_id").alias("known_id"), "first_seen")
     checked = raw.join(known, f.trim("item_id") == f.col("known_id"), how="left").select(
-        f.col(_USER).alias("user_id"),
+        f.when(f.col(_IS_FORGOTTEN), FORGOTTEN).otherwise(f.col(_USER)).alias("user_id"),
         f.trim("item_id").alias("item_id"),
         as_seconds.alias("timestamp"),
         says.alias("says"),
         market.alias("market"),
         delivered.alias("ds"),
         first_fault(faults).alias("reason"),
-        f.coalesce(unreadable, f.to_json(record)).alias("raw"),
+        f.when(f.col(_IS_FORGOTTEN), FORGOTTEN)
+        .otherwise(f.coalesce(unreadable, f.to_json(record)))
+        .alias("raw"),
     )
     return _mark_robots(checked, config.max_daily_events)
 

@@ -6,14 +6,12 @@ older state was made anew with another outcome, or when the settings of the nigh
 whose raw folder is gone altogether are past their retention, not changed.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import Warehouse
 from spark_jobs.config import NightConfig
-from spark_jobs.raw_events import data_files, delivered_days
 
 
 def find_base(
@@ -76,19 +74,3 @@ def state_settings(config: NightConfig) -> dict[str, Any]:
         "max_late_days": config.max_late_days,
         "max_daily_events": config.max_daily_events,
     }
-
-
-def raw_digests(warehouse: Warehouse, after: str | None, day: str) -> dict[str, str]:
-    """A digest of each raw partition after one day up to another, by names, sizes and times."""
-    return {
-        f"{folder.name}/ds={each}": _digest(folder / f"ds={each}")
-        for folder in (warehouse.raw_events, warehouse.raw_items)
-        for each in delivered_days(folder)
-        if (after or "") < each <= day
-    }
-
-
-def _digest(folder: Path) -> str:
-    stats = ((file.name, file.stat()) for file in data_files(folder))
-    listing = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]

@@ -18,13 +18,15 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from recbole_llm.blocks import read_blocks
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
 from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
-from spark_jobs.lineage import find_base, raw_digests, state_settings
+from spark_jobs.lineage import find_base, state_settings
 from spark_jobs.opinions import find_wishes, merge_opinions
 from spark_jobs.pseudonyms import key_names, keys_before
 from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
@@ -77,7 +79,8 @@ def prepare(job: Job) -> None:
     attempt = new_attempt(warehouse.features(job.day))
     # Written, not persisted: what is derived from it outlives a lost executor and plans in no time.
     with naming_broken_files([*event_list, *item_list]):  # this reads all of them
-        check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
+        checked = check_events(raw, items, first_ds, config, read_blocks(warehouse))
+        checked.write.parquet(str(attempt / _CHECKED))
     events = spark.read.schema(schemas.CHECKED_EVENTS).parquet(str(attempt / _CHECKED))
     arrivals = find_arrivals(events, before.recent, first_ds).persist()
     opinions = merge_opinions(before.opinions, arrivals).persist()

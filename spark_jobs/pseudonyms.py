@@ -30,9 +30,9 @@ def keys_before(names: list[str], names_then: list[str]) -> int | None:
     return None if names == names_then else len(names_then)
 
 
-def pseudonyms(user_ids: Column) -> Column:
-    """Pseudonyms of a string column; null stays null."""
-    return _each(user_ids, lambda keys, user_id: keys.pseudonym(user_id))
+def pseudonyms(user_ids: Column, n_keys: int | None = None) -> Column:
+    """Pseudonyms of a string column, by the first keys or by all; null stays null."""
+    return _each(user_ids, lambda keys, user_id: keys.pseudonym(user_id, n_keys))
 
 
 def renew_users(frame: DataFrame, n_keys: int | None) -> DataFrame:

@@ -40,6 +40,9 @@ class Sink(Tables, Protocol):
     def withdraw(self, day: str) -> None:
         """Take a day's table away."""
 
+    def forget(self, users: list[str]) -> int:
+        """Delete users' rows of all days, from the disk too; how many they were."""
+
 
 def open_sink(address: str) -> Sink:
     """The sink at an address.

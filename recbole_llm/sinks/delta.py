@@ -17,6 +17,8 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from recbole_llm.errors import NotFoundError, UnavailableError
 from recbole_llm.sinks.run_files import BATCH_ROWS, COLUMNS, RunFiles
 
+_LOG_RETENTION = "delta.logRetentionDuration"
+
 
 class DeltaSink:
     """One Delta table, partitioned by ``ds``.
@@ -62,6 +64,28 @@ class DeltaSink:
         """Delete the day in a new version."""
         with _known_errors(f"withdrawing {day}"):
             self._opened().delete(f"ds = '{day}'", commit_properties=_named(f"{day} withdrawn"))
+
+    def forget(self, users: list[str]) -> int:
+        """Overwrite the days that have users' rows without them, and delete what older versions held:
+        their files, and their logs, which tell each file's least and greatest user."""
+        table = self._opened()
+        theirs = pc.field("user_id").isin(users)
+        with _known_errors("forgetting"):
+            dataset = table.to_pyarrow_dataset()
+            n = int(dataset.count_rows(filter=theirs))
+            for day in dataset.to_table(["ds"], filter=theirs)["ds"].unique().to_pylist():
+                rest = dataset.scanner(filter=(pc.field("ds") == day) & ~theirs).to_reader()
+                write_deltalake(
+                    table, rest, mode="overwrite", predicate=f"ds = '{day}'",
+                    writer_properties=WriterProperties(max_row_group_size=BATCH_ROWS),
+                    commit_properties=_named(f"{day} forgotten"),
+                )  # fmt: skip
+            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            table.alter.set_table_properties({_LOG_RETENTION: "interval 0 days"})
+            table.create_checkpoint()
+            table.cleanup_metadata()
+            table.alter.set_table_properties({_LOG_RETENTION: "interval 30 days"})
+        return n
 
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day in the newest version; see ``Tables``."""

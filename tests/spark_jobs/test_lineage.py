@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import NightConfig, load_night_config
-from spark_jobs.lineage import find_base, raw_digests, state_settings
+from spark_jobs.lineage import find_base, state_settings
 from tests.conftest import HOME
 from tests.data import write_events
 
