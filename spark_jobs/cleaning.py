@@ -16,10 +16,12 @@ from spark_jobs.config import NightConfig
 from spark_jobs.opinions import meaning
 from spark_jobs.pseudonyms import pseudonyms
 from spark_jobs.raw_events import MALFORMED
+from spark_jobs.screening import screened
 
 UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
 _USER, _IS_FORGOTTEN = "user", "is_forgotten"
+_CLEAN = "clean_"
 _NOBODY = Blocks("", {})
 _SECONDS_A_DAY = 86_400
 _MAX_ID_LENGTH = 256
@@ -133,17 +135,28 @@ def _mark_robots(events: DataFrame, max_daily_events: int) -> DataFrame:
     )  # fmt: skip
 
 
-def check_items(raw: DataFrame) -> DataFrame:
+def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
     """Type the catalogue and say what is wrong with a row.
 
     Args:
         raw: string columns ``RAW_ITEM_COLUMNS``, ``malformed`` and ``ds``.
+        phone_regions: for ``screening.screen``, which every text goes through.
     Returns:
         ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``ds`` (date),
-        ``reason`` and ``raw``. Of a day's rows with one id the first by its text is kept, the others
-        are ``duplicate_item``.
+        ``reason``, ``raw``, and ``is_screened``, whether something was taken out. Of a day's rows with
+        one id the first by its text is kept, the others are ``duplicate_item``.
     """
     available = f.trim(f.coalesce("available", f.lit("")))
+    texts = ["title", "description", MALFORMED]
+    clean = raw.withColumns(
+        {f"{_CLEAN}{name}": screened(f.col(name), phone_regions) for name in texts}
+    )
+    is_screened = f.array_contains(
+        f.array(*(f.equal_null(name, f"{_CLEAN}{name}") for name in texts)), False
+    )
+    raw = clean.withColumn("is_screened", is_screened).withColumns(
+        {name: f.col(f"{_CLEAN}{name}") for name in texts}
+    )
     rows = raw.select(
         f.trim("item_id").alias("item_id"),
         *(f.trim(f.coalesce(name, f.lit(""))).alias(name) for name in schemas.ITEM_COLUMNS[1:]),
@@ -154,6 +167,7 @@ def check_items(raw: DataFrame) -> DataFrame:
         f.col("ds").cast("date").alias("ds"),
         f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.RAW_ITEM_COLUMNS))).alias("raw"),
         MALFORMED,
+        "is_screened",
     )
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),

@@ -70,6 +70,7 @@ def state_settings(config: NightConfig) -> dict[str, Any]:
         "event_types": sorted(config.event_types),
         "feedback": {meaning: sorted(names) for meaning, names in sorted(config.feedback.items())},
         "markets": sorted(config.markets),
+        "phone_regions": sorted(config.phone_regions),
         "max_history": config.max_history,
         "max_late_days": config.max_late_days,
         "max_daily_events": config.max_daily_events,

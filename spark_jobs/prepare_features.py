@@ -30,6 +30,7 @@ from spark_jobs.lineage import find_base, state_settings
 from spark_jobs.opinions import find_wishes, merge_opinions
 from spark_jobs.pseudonyms import key_names, keys_before
 from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
+from spark_jobs.screening import screened
 from spark_jobs.state import (
     State,
     count_events,
@@ -71,7 +72,7 @@ def prepare(job: Job) -> None:
     raw_items = read_raw(spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",)).withColumn(
         "ds", f.coalesce("ds", f.lit(job.day))
     )
-    checked_items = check_items(raw_items).persist()
+    checked_items = check_items(raw_items, config.phone_regions).persist()
     good_items = checked_items.where(f.col("reason").isNull())
     items = merge_items(
         before.items, good_items, list(catalogues), None if base else first_ds
@@ -101,7 +102,10 @@ def prepare(job: Job) -> None:
         frame.write.parquet(str(attempt / name))
     rejected = [
         frame.where(f.col("reason").isNotNull()).select(
-            f.lit(day).alias("ds"), f.lit(source).alias("source"), "reason", "raw"
+            f.lit(day).alias("ds"),
+            f.lit(source).alias("source"),
+            "reason",
+            screened(f.col("raw"), []).alias("raw"),
         )
         for source, frame in (("events", events), ("items", checked_items))
     ]
@@ -110,6 +114,7 @@ def prepare(job: Job) -> None:
 
     # The raw files are counted by themselves, so that the audit sees rows that the checks lose.
     raw_rows, late_rows = raw.count(), arrivals.where("is_late").count()
+    screened_items = checked_items.where("is_screened").count()
     for frame in (checked_items, items, arrivals, opinions):
         frame.unpersist()
     rmtree(attempt / _CHECKED)
@@ -124,6 +129,7 @@ def prepare(job: Job) -> None:
         "sources": sources,
         **_audit_counts(job, attempt, raw_rows, base),
         "late_rows": late_rows,
+        "screened_items": screened_items,
         "seconds": round(time.monotonic() - started, 1),
     }
     replace_json(warehouse.features(job.day) / "manifest.json", manifest)
