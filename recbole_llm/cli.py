@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     lookup.add_argument(
         "--source", default="parquet", help="parquet, or a sink: postgresql://… or delta:FOLDER"
     )
+    _add_explain(add("explain", _explain))
     sync = add("sync", _sync)
     sync.add_argument(
         "--sink",
@@ -93,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
     rollback = add("rollback", _rollback)
-    for sub in (nightly, train, lookup, sync, rollback):
+    for sub in (nightly, train, lookup, commands.choices["explain"], sync, rollback):
         sub.add_argument(
             "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
         )
@@ -109,6 +110,23 @@ def _parser() -> argparse.ArgumentParser:
                 help="root folder of the data (default: ./warehouse)",
             )  # fmt: skip
     return parser
+
+
+def _add_explain(explain: argparse.ArgumentParser) -> None:
+    asked = explain.add_mutually_exclusive_group(required=True)
+    asked.add_argument("--user", help="external user id, of a published table")
+    asked.add_argument("--history", help="item ids, oldest first, separated by commas")
+    explain.add_argument(
+        "--item",
+        action="append",
+        help="external item id; again for more (default: the first ranks)",
+    )
+    explain.add_argument("--k", type=int, default=3, help="ranks explained without --item")
+    explain.add_argument(
+        "--artifact", type=Path, help="the model's folder (default: the one that scored the table)"
+    )
+    explain.add_argument("--output", type=Path, help="an HTML page to write")
+    explain.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_compress(compress: argparse.ArgumentParser) -> None:
@@ -287,6 +305,18 @@ def _forget(args: argparse.Namespace) -> None:
     sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     if report.left:
         raise RecboleLlmError(f"{len(report.left)} files name the user still: {report.left[:3]}")
+
+
+def _explain(args: argparse.Namespace) -> None:
+    """Say why items stand in a user's list, or suit a history."""
+    from recbole_llm.explain.command import explain
+
+    sys.stdout.write(
+        explain(
+            args.warehouse, args.user, args.day, args.history and args.history.split(","),
+            args.artifact, args.item, args.k, args.output, args.json,
+        )
+    )  # fmt: skip
 
 
 def _sync(args: argparse.Namespace) -> None:

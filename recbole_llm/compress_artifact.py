@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recbole_llm.errors import ArtifactError, ConfigError
+from recbole_llm.item_parts import PARTS
 from recbole_llm.scoring import load_artifact, write_artifact
 from recbole_llm.scoring.artifact import TRAINING_STATE
 from recbole_llm.scoring.matrix import STORED
@@ -16,7 +17,7 @@ _log = logging.getLogger(__name__)
 def compress_artifact(path: Path, stored: str, root: Path | None = None) -> Path:
     """Write an artifact anew with its item matrix stored in fewer bits.
 
-    What a later training can start from is copied as it is.
+    What a later training can start from and what explanations need is copied as it is.
 
     Args:
         path: the artifact's folder; it stays.
@@ -40,9 +41,10 @@ def compress_artifact(path: Path, stored: str, root: Path | None = None) -> Path
     smaller = replace(artifact, stored=stored, metadata=metadata)
     target = write_artifact(smaller, path.parent if root is None else root)
     load_artifact(target)  # what cannot be read back must not be announced
-    if (path / TRAINING_STATE).is_file():
-        staging = target / f".{TRAINING_STATE}"
-        shutil.copyfile(path / TRAINING_STATE, staging)
-        staging.rename(target / TRAINING_STATE)
+    for name in (TRAINING_STATE, *PARTS[::-1]):  # of the parts the index last
+        if (path / name).is_file():
+            staging = target / f".{name}"
+            shutil.copyfile(path / name, staging)
+            staging.rename(target / name)
     _log.info("artifact: %s (item matrix in %s)", target, stored)
     return target

@@ -16,7 +16,8 @@ from recbole_llm.item_text import read_text_columns, render_texts
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.text_cache import encode_cached
-from recbole_llm.whitening import fit_whitening, whiten
+from recbole_llm.text_maps import TextMap, language_map, word_map
+from recbole_llm.whitening import fit_whitening
 
 if TYPE_CHECKING:
     from recbole_llm.finetune import TunedEncoder
@@ -32,6 +33,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         options: the model's checked settings.
         item_table: text columns of the ``.item`` file by external item id; None without the file.
         user_table: columns of the ``.user`` file by external user id; None where it is of no use.
+        text_maps: one an encoder, what ``text_vectors`` did last; empty before.
     """
 
     def __init__(self, config: Config) -> None:
@@ -46,6 +48,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         self.replay_share = self.options.replay_share
         self.item_table: pd.DataFrame | None = None
         self.user_table: pd.DataFrame | None = None
+        self.text_maps: list[TextMap] = []
         super().__init__(config)
         if self.options.uses_text:
             self._check_has_text()
@@ -132,20 +135,28 @@ class LLMSeqRecDataset(WholeSequenceDataset):
                 "vector (zeros after centring)"
             )
         described = [text for text in texts if text]
-        options = self.options
-        whitened = np.hstack(
-            [
-                whiten(
-                    self._encode(described, encoder, device),
-                    options.text_size,
-                    options.text_whitening,
-                )
-                for encoder in encoder_names(options.encoder)
-            ]
-        )
+        parts, self.text_maps = [], []
+        for encoder in encoder_names(self.options.encoder):
+            part, text_map = self._read_by(encoder, described, device)
+            parts.append(part)
+            self.text_maps.append(text_map)
+        whitened = np.hstack(parts)
         vectors = np.zeros((len(texts), whitened.shape[1]), dtype=np.float32)
         vectors[has_text] = whitened
         return vectors
+
+    def _read_by(
+        self, encoder: str, texts: list[str], device: str
+    ) -> tuple[NDArray[np.float32], TextMap]:
+        """(N, size) whitened vectors of non-empty texts by one encoder, and how they were made."""
+        size, strength = self.options.text_size, self.options.text_whitening
+        if encoder == tfidf.NAME:
+            vectors, terms, projection = tfidf.fit_tfidf(texts)
+            whitening = fit_whitening(vectors, size, strength)
+            return whitening(vectors), word_map(encoder, whitening, terms, projection)
+        vectors = self._encode(texts, encoder, device)
+        whitening = fit_whitening(vectors, size, strength)
+        return whitening(vectors), language_map(encoder, whitening)
 
     def tuned_encoder(self, device: str) -> "TunedEncoder":
         """The encoder as a part of the model, which starts from the vectors of ``text_vectors``."""
@@ -159,6 +170,4 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         return TunedEncoder(find_encoder(encoder), options.finetune, texts, whitening, device)
 
     def _encode(self, texts: list[str], encoder: str, device: str) -> NDArray[np.float32]:
-        if encoder == tfidf.NAME:
-            return tfidf.tfidf_vectors(texts)
         return encode_cached(texts, find_encoder(encoder), self.options.text_cache, device)

@@ -1,17 +1,23 @@
 """From a trained model in RecBole to an artifact that needs RecBole no more."""
 
 import logging
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from recbole.config import Config
+from torch import Tensor
 
 from recbole_llm.dataset import LLMSeqRecDataset
+from recbole_llm.item_parts import ItemParts, TextPart, word_vectors, write_parts
+from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.options import options_as_dict
 from recbole_llm.scoring import Artifact, load_artifact, write_artifact
+from recbole_llm.scoring.artifact import ADAPTER
+from recbole_llm.text_maps import TextMap
 from recbole_llm.warm_start import write_training_state
 
 _log = logging.getLogger(__name__)
@@ -27,7 +33,8 @@ def export_artifact(
     metrics: dict[str, dict[str, float]],
     root: Path,
 ) -> Path:
-    """Write the model to ``root/<model_version>``, and what a later training can start from.
+    """Write the model to ``root/<model_version>``; beside it what a later training can start from, and
+    what explanations need.
 
     Args:
         metrics: RecBole's results by split, ``{"test": {"ndcg@10": ...}}``.
@@ -56,8 +63,11 @@ def export_artifact(
     )
     path = write_artifact(artifact, root)
     write_training_state(model, dataset.item_tokens(), path)
+    parts = item_parts(model, dataset)
+    if parts is not None:
+        write_parts(parts, path.name, path)
     if model.tuned is not None:
-        model.tuned.save(path / "adapter")
+        model.tuned.save(path / ADAPTER)
     load_artifact(path)  # what cannot be read back must not be announced
     _log.info("artifact: %s (%d items)", path, len(tokens))
     return path
@@ -71,3 +81,36 @@ def _titles(dataset: LLMSeqRecDataset, tokens: list[str]) -> list[str]:
     column = next((name for name in _TITLE_FIELDS if name in table.columns), table.columns[0])
     titles = dict(zip(table.index, table[column], strict=True))
     return [titles.get(token, "") for token in tokens]
+
+
+@torch.no_grad()
+def item_parts(model: LLMSeqRec, dataset: LLMSeqRecDataset) -> ItemParts | None:
+    """What the model's item vectors are made of; None where texts do not add up, in a mixture."""
+    options, adaptor = model.options, model.scoring_network.items.adaptor
+    if not isinstance(adaptor, LinearAdaptor | None):
+        _log.info("no explanation of texts: adaptor %s is a mixture", options.adaptor)
+        return None
+    texts, sources, start = dataset.item_texts(), [], 0
+    if adaptor is not None:
+        assert model.catalogue.text_vectors is not None, "a model with an adaptor has text vectors"
+        columns, weight = model.catalogue.text_vectors.cpu(), adaptor.weight.cpu()  # (V, E), (H, E)
+        for text_map in model.text_maps:
+            end = start + len(text_map.offset)
+            part = slice(start, end)
+            sources.append(_text_part(text_map, columns[:, part], weight[:, part].T, texts))
+            start = end
+    return ItemParts(texts[1:], options.uses_id, sources)
+
+
+def _text_part(text_map: TextMap, columns: Tensor, weight: Tensor, texts: list[str]) -> TextPart:
+    """One encoder's part, from its (V, size) columns and their (size, H) weights."""
+    matrix = torch.from_numpy(text_map.matrix) @ weight
+    offset = torch.from_numpy(text_map.offset) @ weight
+    if text_map.terms is None:
+        vectors = (columns @ weight).half()
+        mean = vectors[1:].float().mean(0)
+        return TextPart(text_map.encoder, matrix, offset, mean, vectors)
+    matrix = matrix.half().float()  # as it is kept, so that the mean is of what is read
+    source = TextPart(text_map.encoder, matrix, offset, offset, None, text_map.terms)
+    read = word_vectors(source, [text for text in texts[1:] if text])
+    return replace(source, mean=read.sum(0) / (len(texts) - 1))

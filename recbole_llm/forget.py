@@ -183,6 +183,8 @@ def _replaced(path: Path) -> Iterator[Path]:
     staging = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
     try:
         yield staging
+        # Hadoop's checksum of what was there before would call the new content damaged.
+        path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
         os.replace(staging, path)
     finally:
         staging.unlink(missing_ok=True)

@@ -312,8 +312,21 @@ class SequenceEncoder(nn.Module):
             (B, H) float.
         """
         places = torch.arange(item_vectors.shape[1], device=item_vectors.device)
+        inputs = self.input_norm(item_vectors + self.position_embedding(places))
+        return self.read_inputs(inputs, lengths)
+
+    def read_inputs(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """``last_states`` from what enters the first block.
+
+        Args:
+            inputs: (B, L, H) float, item plus position vectors, normed; right-padded.
+            lengths: (B,) int64, at least 1 and at most L.
+        Returns:
+            (B, H) float.
+        """
+        places = torch.arange(inputs.shape[1], device=inputs.device)
         sequences = torch.arange(len(lengths), device=lengths.device)
-        states = self.input_norm(item_vectors + self.position_embedding(places))
+        states = inputs
         blocks: Any = self.blocks
         for number, block in enumerate(blocks, start=1):
             attention, size = block.self_attn, states.shape[-1]

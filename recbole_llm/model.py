@@ -59,6 +59,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         if options.uses_text:
             vectors = dataset.text_vectors(str(self.device))
             text_vectors = torch.from_numpy(vectors).to(self.device)
+        self.text_maps = dataset.text_maps
         catalogue = build_catalogue(
             counts, text_vectors, options.id_neighbors if options.uses_id else 0, options.id_prior,
             options.new_item_bias,

@@ -64,18 +64,23 @@ def write_cycle(parent: Path, name: str = "cycle", n_users: int = 36) -> Path:
     return write_atomic(parent, name, sequences, {**texts, "cold": "A film nobody has met"})
 
 
-def random_artifact(item_ids: list[str], seed: int = 0, data_cut: str | None = None) -> Artifact:
+def random_artifact(
+    item_ids: list[str],
+    seed: int = 0,
+    data_cut: str | None = None,
+    config: SequenceConfig = SEQUENCE,
+) -> Artifact:
     """An untrained network over the given items; scores are arbitrary but fixed by the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        matrix = torch.randn(len(item_ids) + 1, SEQUENCE.hidden_size)
+        matrix = torch.randn(len(item_ids) + 1, config.hidden_size)
         matrix[0] = 0
         biases = torch.randn(len(item_ids) + 1)
-        weights = SequenceEncoder(SEQUENCE).state_dict()
+        weights = SequenceEncoder(config).state_dict()
     titles = [f"Title of {item}" for item in item_ids]
     repeats = {"weight": torch.tensor([0.3, -0.2])}
     return Artifact(
-        SEQUENCE, weights, repeats, matrix, biases, item_ids, titles, {"data_cut": data_cut}
+        config, weights, repeats, matrix, biases, item_ids, titles, {"data_cut": data_cut}
     )
 
 

@@ -25,6 +25,8 @@ def test_the_wheel_works_away_from_the_checkout(tmp_path: Path) -> None:
         "import recbole_llm, spark_jobs.publish\n"
         "from spark_jobs.report import render_list\n"
         "assert '<h1>Nights</h1>' in render_list([], {})\n"
+        "from recbole_llm.explain import page\n"
+        "assert page._pages.get_template('explain.html')\n"
         "from recbole_llm.config_files import config_names, config_path, load_yaml\n"
         "print(recbole_llm.__file__, spark_jobs.__file__, config_names('encoder'),\n"
         "      load_yaml(config_path('model', 'LLMSeqRec'))['encoder'],\n"

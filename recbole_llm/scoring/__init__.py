@@ -7,6 +7,7 @@ from recbole_llm.scoring.artifact import Artifact, load_artifact, write_artifact
 from recbole_llm.scoring.feedback import Feedback, Pairs
 from recbole_llm.scoring.rules import Rules
 from recbole_llm.scoring.scorer import Scorer, TopK, load_scorer
+from recbole_llm.scoring.why import Why, why
 
 __all__ = [
     "Artifact",
@@ -15,7 +16,9 @@ __all__ = [
     "Rules",
     "Scorer",
     "TopK",
+    "Why",
     "load_artifact",
     "load_scorer",
+    "why",
     "write_artifact",
 ]

@@ -6,7 +6,8 @@
                         library versions, and the SHA-256 of the other two files
 
 There is no pickle in it. A folder is named by its content, so the same weights have one name. Beside
-them may lie ``training.safetensors``, what a later training can start from; ranking does not read it.
+them may lie ``training.safetensors``, what a later training can start from, and ``explanation.json``
+with its tensors, what explanations need (``recbole_llm.item_parts``); ranking does not read them.
 """
 
 import hashlib
@@ -27,6 +28,8 @@ from recbole_llm.layers import SequenceConfig
 from recbole_llm.scoring.matrix import pack_matrix, unpack_matrix
 
 TRAINING_STATE = "training.safetensors"
+ADAPTER = "adapter"
+"""Folder of what fine-tuning added to the language model, where it did."""
 _PLAIN, _COMPRESSED = 3, 4
 """Format versions: an item matrix in float32, which is as old, and one that is stored otherwise."""
 _ITEM_BIAS = "item_bias"

@@ -74,6 +74,11 @@ class Scorer:
         return self._encoder
 
     @property
+    def item_vectors(self) -> Tensor:
+        """(V, H) float32 on the scorer's device; row 0 is padding and zero."""
+        return self._items
+
+    @property
     def n_items(self) -> int:
         """Items that can be ranked."""
         return len(self.artifact.item_ids)
@@ -294,6 +299,12 @@ class Scorer:
             (B, H) states, whose product with item vectors is the score; (B, L) the rows that were
             read, right-padded with 0; (B,) how many.
         """
+        item_seq, recent = self.windows(rows, lengths)
+        states = last_states(self._encoder, self._items, item_seq, recent)
+        return score_vectors(states, self._config), item_seq, recent
+
+    def windows(self, rows: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, L) the rows that ``encode`` reads, right-padded with 0, and (B,) how many."""
         owners = torch.arange(len(lengths), device=self.device).repeat_interleave(lengths)
         recent = lengths.clamp(max=self._config.max_seq_length)
         # Of each sequence the last items, moved to the start of a line.
@@ -301,8 +312,32 @@ class Scorer:
         is_read = places >= 0
         item_seq = rows.new_zeros(len(lengths), int(recent.max()))
         item_seq[owners[is_read], places[is_read]] = rows[is_read]
-        states = last_states(self._encoder, self._items, item_seq, recent)
-        return score_vectors(states, self._config), item_seq, recent
+        return item_seq, recent
+
+    @torch.inference_mode()
+    def score(
+        self, rows: NDArray[np.int64], lengths: NDArray[np.int64], items: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Score given items for sequences, met before or not, whatever the users said.
+
+        Args:
+            rows, lengths: B sequences, as ``rank`` takes them.
+            items: (B, R) rows of the item matrix.
+        Returns:
+            (B, R) float32. After an empty sequence the state is zero: an item's own bias is left.
+        """
+        scores = self.artifact.item_bias.numpy()[items]
+        for batch, part, sizes in self._batches(rows, lengths):
+            states, item_seq, recent = self.encode(part, sizes)
+            wanted = torch.from_numpy(items[batch]).to(self.device)  # (B, R)
+            found = torch.einsum("bh,brh->br", states, self._targets[wanted])
+            if self._repeats is not None:
+                users = torch.arange(len(sizes), device=self.device)
+                repeats = self._repeats(item_seq, users, recent - 1)
+                is_same = wanted[repeats.rows] == repeats.items.unsqueeze(1)  # (P, R)
+                found.index_add_(0, repeats.rows, is_same * repeats.values.unsqueeze(1))
+            scores[batch] += found.cpu().numpy()
+        return scores
 
     def _read(
         self, rows: Tensor, lengths: Tensor, exclude_seen: bool, blocked: Pairs

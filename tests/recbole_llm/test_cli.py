@@ -16,7 +16,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert stop.value.code == 0
     out = capsys.readouterr().out
-    commands = "run feed train nightly airflow lookup sync sql compress"
+    commands = "run feed train nightly airflow lookup explain sync sql compress"
     for command in commands.split():
         assert f"    {command} " in out
 

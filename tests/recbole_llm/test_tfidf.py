@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from recbole_llm.errors import DataError
-from recbole_llm.tfidf import tfidf_vectors
+from recbole_llm.tfidf import fit_tfidf
 
 TEXTS = [
     "steel hinge by Acme",
@@ -15,7 +15,7 @@ TEXTS = [
 
 
 def test_texts_that_share_words_are_alike_and_equal_ones_equal() -> None:
-    vectors = tfidf_vectors(TEXTS)
+    vectors, _, _ = fit_tfidf(TEXTS)
     # Eight words, but six texts: at most five directions.
     assert vectors.shape == (6, 5)
     assert vectors.dtype == np.float32
@@ -28,11 +28,23 @@ def test_texts_that_share_words_are_alike_and_equal_ones_equal() -> None:
 
 
 def test_the_same_texts_give_the_same_vectors() -> None:
-    np.testing.assert_array_equal(tfidf_vectors(TEXTS), tfidf_vectors(TEXTS))
+    np.testing.assert_array_equal(fit_tfidf(TEXTS)[0], fit_tfidf(TEXTS)[0])
 
 
 def test_texts_without_a_word_are_an_error_that_says_what_to_do() -> None:
     with pytest.raises(
         DataError, match=r"no word of two letters .* in the 2 texts.*encoder=minilm"
     ):
-        tfidf_vectors(["a", "?"])
+        fit_tfidf(["a", "?"])
+
+
+def test_new_texts_are_weighed_as_those_that_it_learnt_from() -> None:
+    vectors, terms, projection = fit_tfidf(TEXTS)
+    assert terms.words == ["acme", "bolt", "brass", "by", "hinge", "lamp", "steel", "zenith"]
+    np.testing.assert_allclose(terms.weigh(TEXTS) @ projection, vectors, atol=1e-6)
+    (weights,) = terms.weigh(["Hinge? A hinge! By nobody."]).toarray()
+    # ln((1 + 6) / (1 + 3)) + 1 and ln((1 + 6) / (1 + 6)) + 1, the first times 1 + ln 2
+    hinge, by = 1.559616 * 1.693147, 1.0
+    expected = np.array([0, 0, 0, by, hinge, 0, 0, 0]) / np.hypot(hinge, by)
+    np.testing.assert_allclose(weights, expected, atol=1e-6)
+    assert terms.weigh([""]).nnz == 0

@@ -190,6 +190,21 @@ def test_bad_questions(
     assert message in capsys.readouterr().err
 
 
+def test_a_published_row_is_explained(
+    published: Warehouse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = ["--warehouse", str(published.root)]
+    assert cli(["explain", *root, "--user", "u1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["read"] == [f"Title of i{n}" for n in (4, 5, 6, 7, 8)]
+    rows = lookup(published, "u1").recommendations
+    for item, row in zip(found["items"], rows, strict=True):
+        assert (item["rank"], item["item_id"]) == (row["rank"], row["item_id"])
+        assert item["score"] == pytest.approx(row["score"], abs=1e-4)
+    assert len(found["notes"]) == 1
+    assert "neither shares nor words: " in found["notes"][0]  # a random artifact has no texts
+
+
 def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: Warehouse) -> None:
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     sql = readme.partition("```sql\n")[2].partition("```")[0]

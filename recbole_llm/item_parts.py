@@ -1,0 +1,208 @@
+"""What an item's vector is made of: two files beside an artifact, which ranking does not read.
+
+    explanation.safetensors   each language model's part of the item matrix, and the linear maps from
+                              what encoders say of a text to the hidden space
+    explanation.json          the items' texts, the words of TF-IDF, the artifact that it belongs to,
+                              and the SHA-256 of the other file
+
+An artifact's item matrix has IDs and texts added up. Here the texts stand apart; an item's ID part is
+what is left. Vectors are kept in half precision: what its rounding moves stays in the ID part, so the
+parts add up to the item's vector as it ranks. The part that TF-IDF makes is not kept but made again
+from the words, so that each word's share of it is exact.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from recbole_llm.errors import ArtifactError
+from recbole_llm.scoring import Artifact
+from recbole_llm.tfidf import Terms
+
+PARTS = ("explanation.json", "explanation.safetensors")
+_INDEX, _TENSORS = PARTS
+_FORMAT_VERSION = 1
+ID = "id"
+"""The name of the part that no text explains."""
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """One encoder's part of the item vectors."""
+
+    encoder: str
+    """Its name in the config key ``encoder``."""
+    matrix: Tensor
+    """(E, H) float32, from what the encoder says of a text to the hidden space."""
+    offset: Tensor
+    """(H,) float32, added: the average text's, with the sign turned."""
+    mean: Tensor
+    """(H,) float32, the mean over all items."""
+    vectors: Tensor | None
+    """(V, H) float16, zero without a text; None for TF-IDF, which is made again from the words."""
+    terms: Terms | None = None
+    """The E words of TF-IDF; None for a language model."""
+
+
+@dataclass(frozen=True)
+class ItemParts:
+    """The texts of an artifact's items, and what the encoders made of them."""
+
+    texts: list[str]
+    """One an item, as it was read, in the order of ``Artifact.item_ids``; "" for none."""
+    has_id: bool
+    """Whether items have vectors of their own beside their texts."""
+    sources: list[TextPart]
+    """In the order of the config key ``encoder``; none in a model without text."""
+
+    def text(self, row: int) -> str:
+        """The text of a row of the item matrix; "" for padding."""
+        return self.texts[row - 1] if row else ""
+
+    def of(self, rows: Tensor, items: Tensor) -> dict[str, Tensor]:
+        """Take items' vectors apart.
+
+        Args:
+            rows: (N,) int64 rows of the item matrix.
+            items: (V, H) float32, the matrix.
+        Returns:
+            By encoder, and ``id``, (N, H) float32. They add up to ``items[rows]``.
+        """
+        parts = {source.encoder: self._text_part(source, rows) for source in self.sources}
+        return self._with_rest(parts, items[rows])
+
+    def means(self, items: Tensor) -> dict[str, Tensor]:
+        """The same of an average item: (1, H) each, which add up to the mean of the item vectors."""
+        parts = {source.encoder: source.mean.unsqueeze(0) for source in self.sources}
+        return self._with_rest(parts, items[1:].mean(0, keepdim=True))
+
+    def _text_part(self, source: TextPart, rows: Tensor) -> Tensor:
+        if source.vectors is not None:
+            return source.vectors[rows].float()
+        assert source.terms is not None, "what is not kept is made of words"
+        texts = [self.text(row) for row in rows.tolist()]
+        vectors = word_vectors(source, texts)
+        return vectors * torch.tensor([[float(bool(text))] for text in texts])
+
+    def _with_rest(self, parts: dict[str, Tensor], whole: Tensor) -> dict[str, Tensor]:
+        rest = whole - sum(parts.values(), torch.zeros_like(whole))
+        if self.has_id or not parts:
+            return {ID: rest, **parts}
+        first = next(iter(parts))  # the rounding of half precision
+        return {ID: torch.zeros_like(whole), **parts, first: parts[first] + rest}
+
+
+def word_vectors(source: TextPart, texts: list[str]) -> Tensor:
+    """(N, H) float32, what TF-IDF makes of texts."""
+    assert source.terms is not None
+    weights = source.terms.weigh(texts) @ source.matrix.numpy()  # (N, H)
+    return torch.from_numpy(np.asarray(weights, dtype=np.float32)) + source.offset
+
+
+def write_parts(parts: ItemParts, model_version: str, folder: Path) -> None:
+    """Write the two files beside an artifact; the index, which names the other by its hash, last."""
+    tensors = {}
+    for number, source in enumerate(parts.sources):
+        tensors[f"{number}.matrix"], tensors[f"{number}.offset"] = source.matrix, source.offset
+        tensors[f"{number}.mean"] = source.mean
+        if source.terms is not None:
+            tensors[f"{number}.matrix"] = source.matrix.half()
+            tensors[f"{number}.idf"] = torch.from_numpy(source.terms.idf)
+        if source.vectors is not None:
+            tensors[f"{number}.vectors"] = source.vectors
+    staging = folder / f".{_TENSORS}"
+    save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, staging)
+    staging.rename(folder / _TENSORS)
+    index = {
+        "format_version": _FORMAT_VERSION,
+        "model_version": model_version,
+        "sha256": _sha256(folder / _TENSORS),
+        "has_id": parts.has_id,
+        "sources": [
+            {"encoder": source.encoder, "words": source.terms and source.terms.words}
+            for source in parts.sources
+        ],
+        "texts": parts.texts,
+    }
+    staging = folder / f".{_INDEX}"
+    staging.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
+    staging.rename(folder / _INDEX)
+
+
+def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
+    """Read what was written beside an artifact.
+
+    Raises:
+        ArtifactError: it is absent, damaged, of another format, or of another artifact.
+    """
+    if not (folder / _INDEX).is_file():
+        raise ArtifactError(f"artifact {folder} has no {_INDEX}: {_why_absent(artifact)}")
+    try:
+        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        found = index["format_version"]
+        if found != _FORMAT_VERSION:
+            raise ArtifactError(
+                f"{folder / _INDEX} has format {found!r}, this version reads {_FORMAT_VERSION}; "
+                "install the version of recbole_llm that wrote it, or train again"
+            )
+        _check(folder, index, artifact)
+        tensors = load_file(folder / _TENSORS)
+        return ItemParts(index["texts"], index["has_id"], [*_sources(index, tensors)])
+    except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"{folder / _INDEX} cannot be read: {error!r}; restore the folder or train again"
+        ) from None
+
+
+def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
+    for number, source in enumerate(index["sources"]):
+        words = source["words"]
+        yield TextPart(
+            source["encoder"],
+            tensors[f"{number}.matrix"].float(),
+            tensors[f"{number}.offset"],
+            tensors[f"{number}.mean"],
+            tensors.get(f"{number}.vectors"),
+            None if words is None else Terms(words, tensors[f"{number}.idf"].numpy()),
+        )
+
+
+def _why_absent(artifact: Artifact) -> str:
+    if artifact.metadata.get("options", {}).get("adaptor") == "moe":
+        return (
+            "the mixture of its adaptor (moe) does not add up by text; train with --adaptor=linear"
+        )
+    return "it is of an older version of recbole_llm; train again"
+
+
+def _check(folder: Path, index: dict[str, Any], artifact: Artifact) -> None:
+    versions = (artifact.model_version, artifact.metadata.get("compressed_from"))
+    if index["model_version"] not in versions:
+        raise ArtifactError(
+            f"{folder / _INDEX} is of artifact {index['model_version']!r}, not of "
+            f"{artifact.model_version}; restore the folder or train again"
+        )
+    if (found := _sha256(folder / _TENSORS)) != index["sha256"]:
+        raise ArtifactError(
+            f"{folder / _TENSORS} is damaged: its SHA-256 is {found[:12]}…, {_INDEX} says "
+            f"{index['sha256'][:12]}…; restore the folder or train again"
+        )
+    if len(index["texts"]) != len(artifact.item_ids):
+        raise ArtifactError(
+            f"{folder / _INDEX} has {len(index['texts'])} texts for {len(artifact.item_ids)} items; "
+            "restore the folder or train again"
+        )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
