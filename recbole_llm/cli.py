@@ -274,6 +274,7 @@ def _lookup(args: argparse.Namespace) -> None:
     lines += ["recommendations (rank, item, score, reason, title):"]
     lines += [
         f"  {r['rank']:>3} {r['item_id']:>8}  {r['score']:8.4f}  {r['reason']:<8} {r['title']}"
+        + (f" ({r['why']})" if r["why"] else "")
         for r in found.recommendations
     ]
     lines += [f"table: {found.path or args.source}"]

@@ -54,7 +54,10 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect()
     root = warehouse.root
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
-    _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
+    # Tables of earlier versions have fewer columns.
+    _view(
+        database, "recommendations", f"read_parquet({_list(tables.values())}, union_by_name = true)"
+    )
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
     _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
     _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
@@ -102,7 +105,7 @@ class Lookup:
     is_read, false where the user does not want it read. Empty where the day's state was deleted, after
     ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
-    """rank, item_id, title, score, reason; best first."""
+    """rank, item_id, title, score, reason, why; best first."""
     path: Path | None
     """Where the table's files lie; None where a sink was asked."""
 
@@ -143,7 +146,7 @@ def lookup(
         first["ds"], user_id, first["run_id"], first["model_version"], history,
         [
             {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"], ""),
-             "score": row["score"], "reason": row["reason"]}
+             "score": row["score"], "reason": row["reason"], "why": row["why"]}
             for row in rows
         ],
         warehouse.root / published["path"] if published and tables is None else None,

@@ -49,6 +49,8 @@ class NightConfig:
     """By what share of its length a user's state moves away from the items they dislike."""
     category_damping: float
     """What the odds of an item are multiplied by, where the user damped its category."""
+    explain_ranks: int
+    """First ranks of each list that say why; 0 for none."""
     carry_over: bool
     """Rank only the users whose history or choice changed since the last published day."""
     partitions: int
@@ -91,7 +93,7 @@ class NightConfig:
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
         for name, least in (("max_late_days", 0), ("max_daily_events", 1), ("max_history", 1),
-                            ("k", 1), ("max_per_category", 0), ("partitions", 1),
+                            ("k", 1), ("max_per_category", 0), ("partitions", 1), ("explain_ranks", 0),
                             ("users_per_batch", 1), ("keep_runs", 0), ("keep_days", 1),
                             ("band_nights", 1)):  # fmt: skip
             value = getattr(self, name)

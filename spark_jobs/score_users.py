@@ -76,6 +76,7 @@ def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) 
         "max_per_category": config.max_per_category,
         "dislike_weight": config.dislike_weight,
         "category_damping": config.category_damping,
+        "explain_ranks": config.explain_ranks,
         "markets": config.markets,
         "user_keys": user_keys,
     }
@@ -161,6 +162,7 @@ def score(job: Job) -> None:
         max_per_category=config.max_per_category,
         dislike_weight=config.dislike_weight,
         category_damping=config.category_damping,
+        explain_ranks=config.explain_ranks,
         default_market=config.markets[0] if config.markets else "",
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.

@@ -20,7 +20,7 @@ class Tables(Protocol):
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day, of the newest when None; empty where there are none.
 
-        Columns ``ds`` (text), ``rank``, ``item_id``, ``score``, ``reason``, ``model_version``,
+        Columns ``ds`` (text), ``rank``, ``item_id``, ``score``, ``reason``, ``why``, ``model_version``,
         ``run_id``.
         """
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from recbole_llm.errors import NotFoundError, UnavailableError
@@ -43,6 +43,10 @@ class DeltaSink:
             self._table = DeltaTable.create(
                 self._place, COLUMNS, mode="ignore", partition_by=["ds"], name="recommendations"
             )
+            there = {field.name for field in self._table.schema().fields}
+            new = [field for field in Schema.from_arrow(COLUMNS).fields if field.name not in there]
+            if new:  # a table of before
+                self._table.alter.add_columns(new)
         yield
 
     def loaded(self) -> dict[str, str]:
@@ -107,7 +111,7 @@ class DeltaSink:
             & (pc.field("user_id") == user_id)
             & (pc.field("rank") <= k)
         )
-        columns = ["rank", "item_id", "score", "reason", "model_version", "run_id"]
+        columns = ["rank", "item_id", "score", "reason", "why", "model_version", "run_id"]
         rows = dataset.to_table(columns, filter=wanted).sort_by("rank").to_pylist()
         return [{"ds": ds, **row} for row in rows]
 

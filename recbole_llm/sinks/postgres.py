@@ -137,7 +137,7 @@ class PostgresSink:
         # Two texts, as each is planned once.
         source, when = ("_latest", "") if day is None else ("", "ds = %(day)s AND ")
         query = (
-            "SELECT ds::text, rank, item_id, score, reason, model_version, run_id "
+            "SELECT ds::text, rank, item_id, score, reason, why, model_version, run_id "
             f"FROM recommendations{source} WHERE {when}user_id = %(user_id)s AND rank <= %(k)s "
             "ORDER BY rank"
         )

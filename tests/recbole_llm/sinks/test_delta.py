@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from recbole_llm.errors import NotFoundError, UnavailableError
 from recbole_llm.sinks import open_sink
@@ -108,3 +108,21 @@ def test_users_are_forgotten_in_all_versions(nights: Nights, tmp_path: Path) -> 
     nights.publish(NEXT, "d")
     sync(nights.warehouse, sink)
     assert sink.loaded() == {DAY: "c", NEXT: "d"}
+
+
+def test_a_table_of_before_gets_the_new_column(nights: Nights, tmp_path: Path) -> None:
+    place, older = (
+        tmp_path / "delta",
+        pa.schema([field for field in COLUMNS if field.name != "why"]),
+    )
+    nights.publish(DAY, "a")
+    rows = pa.Table.from_pylist(nights.rows["a"], older)
+    write_deltalake(str(place), rows, partition_by=["ds"])
+    nights.publish(NEXT, "b")
+    with closing(open_sink(f"delta:{place}")) as sink:
+        assert sync(nights.warehouse, sink) == [NEXT]
+        assert [row["why"] for row in sink.user_rows("u1", DAY, 2)] == [None, None]
+        assert [row["why"] for row in sink.user_rows("u1", NEXT, 2)] == [
+            nights.rows["b"][0]["why"],
+            None,
+        ]

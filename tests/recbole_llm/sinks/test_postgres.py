@@ -85,6 +85,21 @@ def test_the_table_is_the_run_and_is_found_by_its_key(
     assert any("Index Cond: " in line and "user_id = 'u1'" in line for (line,) in plan)
 
 
+def test_tables_of_before_get_the_new_column(
+    nights: Nights, address: str, asked: Connection
+) -> None:
+    nights.publish(DAY, "a")
+    _sync(nights, address)
+    asked.execute("DROP VIEW recommendations_latest; ALTER TABLE recommendations DROP COLUMN why")
+    asked.execute("CREATE VIEW recommendations_latest AS SELECT * FROM recommendations")
+    nights.publish(NEXT, "b")
+    assert _sync(nights, address) == [NEXT]
+    rows = asked.execute("SELECT ds::text, why FROM recommendations WHERE rank = 1").fetchall()
+    assert {why for day, why in rows if day == DAY} == {None}
+    latest = asked.execute("SELECT DISTINCT why FROM recommendations_latest WHERE rank = 1")
+    assert latest.fetchall() == [(nights.rows["b"][0]["why"],)]
+
+
 def test_users_are_forgotten_in_all_days(nights: Nights, address: str, asked: Connection) -> None:
     nights.publish(DAY, "a")
     nights.publish(NEXT, "b")
