@@ -55,17 +55,19 @@ def check_events(
         not kept.
     """
     user, unreadable = f.trim("user_id"), f.col(MALFORMED)
-    first_name = user
+    is_forgotten = f.lit(False)
+    if blocks.marks:
+        first_name = pseudonyms(user, 1) if config.user_ids == "pseudonym" else user
+        mark = f.sha2(f.concat(f.lit(blocks.salt), first_name), 256)
+        is_forgotten = mark.isin(list(blocks.marks))
     if config.user_ids == "pseudonym":
-        first_name = pseudonyms(user, 1)
         user = pseudonyms(user)
         unreadable = f.concat(
             f.lit("not kept, where users are pseudonyms: "),
             f.length(unreadable),
             f.lit(" characters"),
         )
-    mark = f.sha2(f.concat(f.lit(blocks.salt), first_name), 256)
-    raw = raw.withColumns({_USER: user, _IS_FORGOTTEN: mark.isin(list(blocks.marks))})
+    raw = raw.withColumns({_USER: user, _IS_FORGOTTEN: is_forgotten})
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
         f.when(
@@ -97,9 +99,8 @@ def check_events(
         (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]
-    record = f.struct(
-        *(f.col(_USER if name == "user_id" else name).alias(name) for name in schemas.EVENT_COLUMNS)
-    )
+    told = {"user_id": f.col(_USER)} if config.user_ids == "pseudonym" else {}
+    record = f.struct(*(told.get(name, f.col(name)).alias(name) for name in schemas.EVENT_COLUMNS))
     # The catalogue is unique in item_id, so the join keeps the number of events.
     known = items.select(f.col("item_id").alias("known_id"), "first_seen")
     checked = raw.join(known, f.trim("item_id") == f.col("known_id"), how="left").select(
