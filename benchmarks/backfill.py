@@ -43,7 +43,8 @@ _STATE = ("sequences", "items", "opinions", "recent", "quarantine")
 _TELLS = {"attempt", "path", "seconds", "sources"}
 """What a manifest says of an attempt, not of the day."""
 _SETTINGS = {
-    "max_history": "8", "k": "3", "partitions": "2", "max_fallback_share": "1", "max_row_change": "9"
+    "user_ids": "plain", "max_history": "8", "k": "3", "partitions": "2", "max_fallback_share": "1",
+    "max_row_change": "9",
 }  # fmt: skip
 
 

@@ -60,7 +60,9 @@ def main() -> None:
     sys.argv = sys.argv[:1]  # RecBole reads flags of whatever program it runs in
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    shipped = config_path(".", "nightly").read_text()
+    shipped = (
+        config_path(".", "nightly").read_text().replace("user_ids: pseudonym", "user_ids: plain")
+    )
     with tempfile.TemporaryDirectory() as folder:
         warehouse = Warehouse(folder)
         config_file = warehouse.root / "nightly.yaml"

@@ -158,6 +158,7 @@ def publish_random(
                     "user_id": _names(some).repeat(k),
                     "rank": np.tile(np.arange(1, k + 1), len(some)),
                     "item_id": items.take(pa.array(generator.integers(n_items, size=n_rows))),
+                    "why": [None] * n_rows,
                     "score": -np.sort(-generator.random((len(some), k)), axis=1).reshape(-1),
                 }
                 writer.write_batch(

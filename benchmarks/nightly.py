@@ -62,7 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("py4j").setLevel(logging.WARNING)
-    config = load_night_config(Path(config_path(".", "nightly")))
+    config = replace(load_night_config(Path(config_path(".", "nightly"))), user_ids="plain")
     full = replace(config, carry_over=False)
     with tempfile.TemporaryDirectory() as folder, start_spark("nightly", config) as spark:
         warehouse = Warehouse(folder)

@@ -266,7 +266,8 @@ def _measure_spark(repeats: int) -> dict[str, float]:
         task = RankingTask(
             artifact=str(artifact), output=str(output), day=datetime.date(2024, 5, 1),
             run_id="benchmark", model_version=artifact.name, k=_K, exclude_seen=True,
-            max_per_category=0, dislike_weight=0.0, category_damping=1.0, default_market="",
+            max_per_category=0, dislike_weight=0.0, category_damping=1.0, explain_ranks=0,
+            default_market="",
             users_per_batch=config.users_per_batch,
             generated_at=datetime.datetime(2024, 5, 2, tzinfo=datetime.UTC),
             catalogue=spark.sparkContext.broadcast(catalogue),

@@ -86,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
+    add("user-key", _user_key)
+    forget = add("forget", _forget)
+    forget.add_argument("user", help="external user id")
+    forget.add_argument("--lift", action="store_true", help="take the user's events in again")
     sql = add("sql", _sql)
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
@@ -94,13 +98,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument(
             "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
         )
-    for sub in (train, sync):
+    for sub in (train, sync, forget):
         sub.add_argument(
             "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
         )
     _add_compress(add("compress", _compress))
     for name, sub in commands.choices.items():
-        if name not in ("run", "pretrain", "compress"):
+        if name not in ("run", "pretrain", "compress", "user-key"):
             sub.add_argument(
                 "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
                 help="root folder of the data (default: ./warehouse)",
@@ -220,7 +224,12 @@ def _airflow(args: argparse.Namespace) -> None:
 
 def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
     from recbole_llm.airflow_local import LocalAirflow
+    from recbole_llm.pseudonyms import add_user_key, keys_source
 
+    keys = keys_source()
+    if keys is not None and not keys.exists():
+        add_user_key(keys)
+        logging.info("made a key of users' pseudonyms in %s; keep it safe", keys)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that Airflow is stopped too
     home = Path(__file__).parent.parent
     if not (home / "dags").is_dir():
@@ -265,10 +274,38 @@ def _lookup(args: argparse.Namespace) -> None:
     lines += ["recommendations (rank, item, score, reason, title):"]
     lines += [
         f"  {r['rank']:>3} {r['item_id']:>8}  {r['score']:8.4f}  {r['reason']:<8} {r['title']}"
+        + (f" ({r['why']})" if r["why"] else "")
         for r in found.recommendations
     ]
     lines += [f"table: {found.path or args.source}"]
     sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _user_key(_: argparse.Namespace) -> None:
+    """Make a secret key of users' pseudonyms, or rotate it by adding another."""
+    from recbole_llm.pseudonyms import add_user_key, keys_file
+
+    path = keys_file()
+    names = add_user_key(path).names
+    sys.stdout.write(
+        f"{path} holds {len(names)} key{'s' * (len(names) > 1)}, the newest {names[-1]}; keep it safe: "
+        "without it nobody can be looked up by their id\n"
+    )
+
+
+def _forget(args: argparse.Namespace) -> None:
+    """Take a user out of everything, and keep them out."""
+    from recbole_llm.blocks import lift
+    from recbole_llm.forget import forget, names_of
+
+    if args.lift:
+        was_blocked = lift(args.warehouse, names_of(args.user)[0])
+        sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")
+        return
+    report = forget(args.warehouse, args.user, load_yaml(args.config).get("sinks", []))
+    sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
+    if report.left:
+        raise RecboleLlmError(f"{len(report.left)} files name the user still: {report.left[:3]}")
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from recbole_llm.warehouse import Warehouse
 
-_COLUMNS = ["user_id", "rank", "item_id", "score", "reason"]
+_COLUMNS = ["user_id", "rank", "item_id", "score", "reason", "why"]
 _DAYS = 8
 """Days whose files stay open."""
 
@@ -41,7 +41,10 @@ class ParquetTables:
         run, files = self._find(day)
         known = {name: run[name] for name in ("ds", "model_version", "run_id")}
         rows = [row for file in files for row in file.rows(user_id) if row["rank"] <= k]
-        return [{**row, **known} for row in sorted(rows, key=lambda row: int(row["rank"]))]
+        # Tables of earlier versions do not say why.
+        return [
+            {"why": None, **row, **known} for row in sorted(rows, key=lambda row: int(row["rank"]))
+        ]
 
     def close(self) -> None:
         """Let go of the files."""
@@ -77,7 +80,7 @@ class _File:
         self._last = [chunk.statistics.max for chunk in told]
 
     def rows(self, user_id: str) -> list[dict[str, Any]]:
-        """A user's rows: rank, item_id, score, reason."""
+        """A user's rows: rank, item_id, score, reason, why."""
         rows: list[dict[str, Any]] = []
         group = bisect_left(self._last, user_id)
         while group < len(self._last) and self._first[group] <= user_id:

@@ -73,6 +73,14 @@ def roll_back(warehouse: Warehouse, day: str) -> dict[str, Any] | None:
     return now
 
 
+def correct_run(warehouse: Warehouse, day: str, run: dict[str, Any]) -> None:
+    """Let the pointer say otherwise of a day's run, whose files were changed where they lie."""
+    with _locked(warehouse) as days:
+        if day in days and days[day]["path"] == run["path"]:
+            days[day] = run
+            _write(warehouse, days)
+
+
 @contextmanager
 def _locked(warehouse: Warehouse) -> Iterator[_Days]:
     """The days, while nobody else moves the pointer: two that do must not lose one another."""

@@ -15,6 +15,7 @@ import duckdb
 from recbole_llm.errors import ConfigError, NotFoundError
 from recbole_llm.figures import COLUMNS
 from recbole_llm.parquet_tables import ParquetTables
+from recbole_llm.pseudonyms import KEYS_FILE, is_pseudonym, read_user_keys
 from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
 
@@ -53,7 +54,10 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     database = duckdb.connect()
     root = warehouse.root
     tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
-    _view(database, "recommendations", f"read_parquet({_list(tables.values())})")
+    # Tables of earlier versions have fewer columns.
+    _view(
+        database, "recommendations", f"read_parquet({_list(tables.values())}, union_by_name = true)"
+    )
     _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
     _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
     _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
@@ -101,7 +105,7 @@ class Lookup:
     is_read, false where the user does not want it read. Empty where the day's state was deleted, after
     ``keep_days``, or is not in this warehouse."""
     recommendations: list[dict[str, Any]]
-    """rank, item_id, title, score, reason; best first."""
+    """rank, item_id, title, score, reason, why; best first."""
     path: Path | None
     """Where the table's files lie; None where a sink was asked."""
 
@@ -126,6 +130,7 @@ def lookup(
         NotFoundError: nothing, or not that day, is published, or the user is not in the table.
     """
     asked = tables or ParquetTables(warehouse)
+    user_id = name_in_table(warehouse, user_id, day)
     rows = asked.user_rows(user_id, day, k)
     if not rows:
         days = asked.loaded()
@@ -141,11 +146,34 @@ def lookup(
         first["ds"], user_id, first["run_id"], first["model_version"], history,
         [
             {"rank": row["rank"], "item_id": row["item_id"], "title": titles.get(row["item_id"], ""),
-             "score": row["score"], "reason": row["reason"]}
+             "score": row["score"], "reason": row["reason"], "why": row["why"]}
             for row in rows
         ],
         warehouse.root / published["path"] if published and tables is None else None,
     )  # fmt: skip
+
+
+def name_in_table(warehouse: Warehouse, user_id: str, day: str | None) -> str:
+    """What stands for a user in a day's table: the id, or its pseudonym.
+
+    Args:
+        user_id: an id; a pseudonym is given back as it is.
+        day: a published day; the newest when None.
+    Raises:
+        ConfigError: the table has pseudonyms and their keys are not there.
+    """
+    days = warehouse.published_days()
+    run = days.get(day or max(days, default=""), {})
+    names = run.get("settings", {}).get("user_keys", [])
+    if not names or is_pseudonym(user_id):
+        return user_id
+    keys = read_user_keys()
+    if keys.names[: len(names)] != names:
+        raise ConfigError(
+            f"the table of {run['ds']} has pseudonyms by the keys {names}, and the keys here are "
+            f"{keys.names}; name the right file by {KEYS_FILE}, or ask for the pseudonym"
+        )
+    return keys.pseudonym(user_id, len(names))
 
 
 def _told_of(

@@ -13,5 +13,7 @@ RECOMMENDATIONS = pa.schema(
         ("model_version", pa.string()),
         ("run_id", pa.string()),
         ("generated_at", pa.timestamp("us", tz="UTC")),
+        # Which items of the history carried the score, in words; null where it was not asked for.
+        ("why", pa.string()),
     ]
 )

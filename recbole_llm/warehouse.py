@@ -11,6 +11,7 @@
                                           shows beside
     reports/ds=D/index.html               the report of a night; reports/index.html lists all
     published.json                        which attempt is the table of which day; see published.py
+    forgotten.json                        marks of users whose events are not taken in; see blocks.py
     locks/                                a lock a day, held by the job that works on it
 
 Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
@@ -52,6 +53,7 @@ class Warehouse:
         self.champion = self.artifacts / "champion.json"
         self.decisions = self.artifacts / "decisions"
         self.published = self.root / "published.json"
+        self.forgotten = self.root / "forgotten.json"
         self.run_log = self.root / "run_log"
         self.locks = self.root / "locks"
         self.metrics = self.root / "metrics"

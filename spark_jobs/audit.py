@@ -42,6 +42,8 @@ class Promise:
     max_per_category: int
     markets: list[str]
     """The first is that of users whose events name none; none: there is one market."""
+    explain_ranks: int
+    """First ranks of a list that may say why."""
     labels: dict[str, Any]
     """What ``ds``, ``run_id`` and ``model_version`` are in every row."""
 
@@ -80,6 +82,8 @@ class Audit:
     """Rows whose item may not be recommended in the user's market."""
     bad_label_rows: int
     """Rows of another day, run or model, or with a reason that there is not."""
+    bad_why_rows: int
+    """Rows that say why, and are not the model's or not of the ranks that should."""
 
 
 _COUNTS = pa.schema([(field.name, pa.int64()) for field in fields(Audit)])
@@ -179,7 +183,15 @@ def _count_rows(rows: pa.Table, promise: Promise) -> dict[str, int]:
     for name, value in promise.labels.items():
         expected = pa.scalar(value, rows.schema.field(name).type)
         is_other |= ~pc.fill_null(pc.equal(rows[name], expected), False).to_numpy()
-    return {"n_rows": len(rows), "bad_label_rows": int(is_other.sum())}
+    says_why = rows["why"].is_valid().to_numpy()
+    may_say = (rows["rank"].to_numpy() <= promise.explain_ranks) & pc.equal(
+        rows["reason"], REASON_MODEL
+    ).to_numpy()
+    return {
+        "n_rows": len(rows),
+        "bad_label_rows": int(is_other.sum()),
+        "bad_why_rows": int((says_why & ~may_say).sum()),
+    }
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from spark_jobs.schemas import REASON_MODEL
 
-_IN_TABLE = ["user_id", "rank", "item_id", "score", "reason"]
+_IN_TABLE = ["user_id", "rank", "item_id", "score", "reason", "why"]
+_IN_LIST = ["item_id", "score", "why"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Carried:
     """Lists that stand again."""
 
     table: pa.Table
-    """``item_id`` and ``score`` of the base's users in the range, K rows each."""
+    """``item_id``, ``score`` and ``why`` of the base's users in the range, K rows each."""
     starts: NDArray[np.int64]
     """(users,) where in it a user's K rows begin; -1 for those to be ranked anew."""
 
@@ -54,11 +55,11 @@ def find_carried(
     """
     nobody = np.full(len(users), -1)
     if base is None or not len(users):
-        return Carried(pa.table({"item_id": [], "score": []}), nobody)
+        return Carried(pa.table({name: [] for name in _IN_LIST}), nobody)
     between = (pc.field("user_id") >= users[0]) & (pc.field("user_id") <= users[-1])
     table = ds.dataset(base.table).to_table(_IN_TABLE, filter=between).combine_chunks()
     before = ds.dataset(base.sequences).to_table(["user_id", "state_hash"], filter=between)
-    lists = table.select(["item_id", "score"])
+    lists = table.select(_IN_LIST)
     ranks = table["rank"].to_numpy()
     if len(ranks) % k or (ranks.reshape(-1, k) != np.arange(1, k + 1)).any():
         return Carried(lists, nobody)

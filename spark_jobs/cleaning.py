@@ -10,13 +10,19 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as f
 
+from recbole_llm.blocks import FORGOTTEN, Blocks
 from spark_jobs import schemas
 from spark_jobs.config import NightConfig
 from spark_jobs.opinions import meaning
+from spark_jobs.pseudonyms import pseudonyms
 from spark_jobs.raw_events import MALFORMED
+from spark_jobs.screening import screened
 
 UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
+_USER, _IS_FORGOTTEN = "user", "is_forgotten"
+_CLEAN = "clean_"
+_NOBODY = Blocks("", {})
 _SECONDS_A_DAY = 86_400
 _MAX_ID_LENGTH = 256
 _ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
@@ -28,7 +34,11 @@ _DATE = "^\\s*[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
 
 
 def check_events(
-    raw: DataFrame, items: DataFrame, first_ds: datetime.date, config: NightConfig
+    raw: DataFrame,
+    items: DataFrame,
+    first_ds: datetime.date,
+    config: NightConfig,
+    blocks: Blocks = _NOBODY,
 ) -> DataFrame:
     """Type each event and say what is wrong with it.
 
@@ -38,10 +48,26 @@ def check_events(
         first_ds: the first delivered day, whose events may be of any age.
         config: ``first_day``, ``event_types``, ``feedback``, ``markets``, ``max_late_days`` and
             ``max_daily_events`` count.
+        blocks: users who are forgotten; of their events nothing is kept but that there was one.
     Returns:
         Schema ``CHECKED_EVENTS``; ``reason`` is null when the row is good, ``raw`` is the record as
-        JSON.
+        JSON. Where users are pseudonyms the record has the user's, and one that cannot be read is
+        not kept.
     """
+    user, unreadable = f.trim("user_id"), f.col(MALFORMED)
+    is_forgotten = f.lit(False)
+    if blocks.marks:
+        first_name = pseudonyms(user, 1) if config.user_ids == "pseudonym" else user
+        mark = f.sha2(f.concat(f.lit(blocks.salt), first_name), 256)
+        is_forgotten = mark.isin(list(blocks.marks))
+    if config.user_ids == "pseudonym":
+        user = pseudonyms(user)
+        unreadable = f.concat(
+            f.lit("not kept, where users are pseudonyms: "),
+            f.length(unreadable),
+            f.lit(" characters"),
+        )
+    raw = raw.withColumns({_USER: user, _IS_FORGOTTEN: is_forgotten})
     as_seconds = f.coalesce(
         f.col("timestamp").try_cast("double").try_cast("bigint"),
         f.when(
@@ -59,6 +85,7 @@ def check_events(
     market = f.nullif(f.trim("market"), f.lit("")) if config.markets else f.lit(None).cast("string")
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),
+        (f.col(_IS_FORGOTTEN), FORGOTTEN),
         (_is_blank("user_id"), "missing_user_id"),
         (_is_odd("user_id"), "bad_user_id"),
         (_is_blank("item_id"), "missing_item_id"),
@@ -72,17 +99,21 @@ def check_events(
         (f.col("rating").isNotNull() & ~_is_finite(rating), "bad_rating"),
         (f.col("first_seen").isNull() | (f.col("first_seen") > delivered), UNKNOWN_ITEM),
     ]
+    told = {"user_id": f.col(_USER)} if config.user_ids == "pseudonym" else {}
+    record = f.struct(*(told.get(name, f.col(name)).alias(name) for name in schemas.EVENT_COLUMNS))
     # The catalogue is unique in item_id, so the join keeps the number of events.
     known = items.select(f.col("item_id").alias("known_id"), "first_seen")
     checked = raw.join(known, f.trim("item_id") == f.col("known_id"), how="left").select(
-        f.trim("user_id").alias("user_id"),
+        f.when(f.col(_IS_FORGOTTEN), FORGOTTEN).otherwise(f.col(_USER)).alias("user_id"),
         f.trim("item_id").alias("item_id"),
         as_seconds.alias("timestamp"),
         says.alias("says"),
         market.alias("market"),
         delivered.alias("ds"),
         first_fault(faults).alias("reason"),
-        f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.EVENT_COLUMNS))).alias("raw"),
+        f.when(f.col(_IS_FORGOTTEN), FORGOTTEN)
+        .otherwise(f.coalesce(unreadable, f.to_json(record)))
+        .alias("raw"),
     )
     return _mark_robots(checked, config.max_daily_events)
 
@@ -105,17 +136,28 @@ def _mark_robots(events: DataFrame, max_daily_events: int) -> DataFrame:
     )  # fmt: skip
 
 
-def check_items(raw: DataFrame) -> DataFrame:
+def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
     """Type the catalogue and say what is wrong with a row.
 
     Args:
         raw: string columns ``RAW_ITEM_COLUMNS``, ``malformed`` and ``ds``.
+        phone_regions: for ``screening.screen``, which every text goes through.
     Returns:
         ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``ds`` (date),
-        ``reason`` and ``raw``. Of a day's rows with one id the first by its text is kept, the others
-        are ``duplicate_item``.
+        ``reason``, ``raw``, and ``is_screened``, whether something was taken out. Of a day's rows with
+        one id the first by its text is kept, the others are ``duplicate_item``.
     """
     available = f.trim(f.coalesce("available", f.lit("")))
+    texts = ["title", "description", MALFORMED]
+    clean = raw.withColumns(
+        {f"{_CLEAN}{name}": screened(f.col(name), phone_regions) for name in texts}
+    )
+    is_screened = f.array_contains(
+        f.array(*(f.equal_null(name, f"{_CLEAN}{name}") for name in texts)), False
+    )
+    raw = clean.withColumn("is_screened", is_screened).withColumns(
+        {name: f.col(f"{_CLEAN}{name}") for name in texts}
+    )
     rows = raw.select(
         f.trim("item_id").alias("item_id"),
         *(f.trim(f.coalesce(name, f.lit(""))).alias(name) for name in schemas.ITEM_COLUMNS[1:]),
@@ -126,6 +168,7 @@ def check_items(raw: DataFrame) -> DataFrame:
         f.col("ds").cast("date").alias("ds"),
         f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.RAW_ITEM_COLUMNS))).alias("raw"),
         MALFORMED,
+        "is_screened",
     )
     faults: list[tuple[Column, str]] = [
         (f.col(MALFORMED).isNotNull(), "malformed_record"),

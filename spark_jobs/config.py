@@ -6,6 +6,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import phonenumbers
+
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from spark_jobs.bands import check_bands
@@ -16,8 +18,12 @@ from spark_jobs.opinions import MEANINGS
 class NightConfig:
     """What a night's jobs do."""
 
+    user_ids: str
+    """What stands for users in all that is written: ``pseudonym`` or ``plain``."""
     first_day: datetime.date
     """Events before this day are quarantined."""
+    phone_regions: list[str]
+    """Regions whose phone numbers are taken out of texts where they have no country's code too."""
     event_types: list[str]
     """Accepted event types; an absent type counts as ``view``."""
     feedback: dict[str, list[str]]
@@ -43,6 +49,8 @@ class NightConfig:
     """By what share of its length a user's state moves away from the items they dislike."""
     category_damping: float
     """What the odds of an item are multiplied by, where the user damped its category."""
+    explain_ranks: int
+    """First ranks of each list that say why; 0 for none."""
     carry_over: bool
     """Rank only the users whose history or choice changed since the last published day."""
     partitions: int
@@ -74,8 +82,10 @@ class NightConfig:
     """Whether a challenger becomes champion, see ``recbole_llm/judge.py``; the jobs do not read it."""
 
     def __post_init__(self) -> None:
+        if self.user_ids not in ("pseudonym", "plain"):
+            raise ConfigError(f"user_ids must be pseudonym or plain, got {self.user_ids!r}")
         for name, expected in (("first_day", datetime.date), ("event_types", list),
-                               ("feedback", dict), ("markets", list),
+                               ("feedback", dict), ("markets", list), ("phone_regions", list),
                                ("exclude_seen", bool), ("carry_over", bool),
                                ("sinks", list), ("bands", dict), ("training", dict),
                                ("continuation", dict), ("promotion", dict)):  # fmt: skip
@@ -83,24 +93,13 @@ class NightConfig:
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
         for name, least in (("max_late_days", 0), ("max_daily_events", 1), ("max_history", 1),
-                            ("k", 1), ("max_per_category", 0), ("partitions", 1),
+                            ("k", 1), ("max_per_category", 0), ("partitions", 1), ("explain_ranks", 0),
                             ("users_per_batch", 1), ("keep_runs", 0), ("keep_days", 1),
                             ("band_nights", 1)):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
-        if self.feedback.keys() != set(MEANINGS):
-            raise ConfigError(
-                f"feedback must hold exactly {list(MEANINGS)}, each a list of event types, got "
-                f"{list(self.feedback)}"
-            )
-        said = list(chain(*self.feedback.values()))
-        for name, values in (("event_types", self.event_types), ("markets", self.markets),
-                             ("feedback", said)):  # fmt: skip
-            if len(set(values)) != len(values) or not all(isinstance(v, str) and v for v in values):
-                raise ConfigError(f"{name} must hold different names, got {values!r}")
-        if both := sorted(set(self.event_types) & set(said)):
-            raise ConfigError(f"event types {both} stand in event_types and in feedback")
+        self._check_names()
         for name in ("max_fallback_share", "max_row_change", "dislike_weight", "category_damping"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
@@ -111,6 +110,23 @@ class NightConfig:
                 "out altogether"
             )
         check_bands(self.bands)
+
+    def _check_names(self) -> None:
+        are_lists = all(isinstance(types, list) for types in self.feedback.values())
+        if self.feedback.keys() != set(MEANINGS) or not are_lists:
+            raise ConfigError(
+                f"feedback must hold exactly {list(MEANINGS)}, each a list of event types, got "
+                f"{self.feedback}"
+            )
+        said = list(chain(*self.feedback.values()))
+        for name, values in (("event_types", self.event_types), ("markets", self.markets),
+                             ("feedback", said), ("phone_regions", self.phone_regions)):  # fmt: skip
+            if len(set(values)) != len(values) or not all(isinstance(v, str) and v for v in values):
+                raise ConfigError(f"{name} must hold different names, got {values!r}")
+        if both := sorted(set(self.event_types) & set(said)):
+            raise ConfigError(f"event types {both} stand in event_types and in feedback")
+        if unknown := sorted(set(self.phone_regions) - set(phonenumbers.SUPPORTED_REGIONS)):
+            raise ConfigError(f"phone_regions must be regions such as DE or US, got {unknown}")
 
 
 def load_night_config(path: Path) -> NightConfig:

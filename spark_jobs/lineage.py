@@ -6,19 +6,22 @@ older state was made anew with another outcome, or when the settings of the nigh
 whose raw folder is gone altogether are past their retention, not changed.
 """
 
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import Warehouse
 from spark_jobs.config import NightConfig
-from spark_jobs.raw_events import data_files, delivered_days
 
 
-def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, Any] | None:
+def find_base(
+    warehouse: Warehouse, day: str, config: NightConfig, user_keys: list[str]
+) -> dict[str, Any] | None:
     """The manifest of the newest state before a day that the day may extend.
 
+    Args:
+        user_keys: names of the keys of users' pseudonyms. A state that was made with the first of
+            them can be brought up to date.
     Returns:
         The manifest, or None when the state has to be made from the first delivered day on.
     Raises:
@@ -29,7 +32,7 @@ def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, 
     sound: dict[str, dict[str, Any]] = {}
     for each, manifest in manifests.items():
         base = manifest["base"]
-        if manifest["settings"] == settings and (
+        if _may_extend(manifest, settings, user_keys) and (
             base is None
             or base["ds"] not in manifests  # past its retention
             or (base["ds"] in sound and sound[base["ds"]]["fingerprint"] == base["fingerprint"])
@@ -53,6 +56,13 @@ def find_base(warehouse: Warehouse, day: str, config: NightConfig) -> dict[str, 
     return None
 
 
+def _may_extend(manifest: dict[str, Any], settings: dict[str, Any], user_keys: list[str]) -> bool:
+    if manifest["settings"] != settings:
+        return False
+    then: list[str] = manifest["user_keys"]
+    return user_keys[: len(then)] == then and bool(then) == bool(user_keys)
+
+
 def state_settings(config: NightConfig) -> dict[str, Any]:
     """The settings that a state depends on, as its manifest holds them."""
     return {
@@ -60,23 +70,8 @@ def state_settings(config: NightConfig) -> dict[str, Any]:
         "event_types": sorted(config.event_types),
         "feedback": {meaning: sorted(names) for meaning, names in sorted(config.feedback.items())},
         "markets": sorted(config.markets),
+        "phone_regions": sorted(config.phone_regions),
         "max_history": config.max_history,
         "max_late_days": config.max_late_days,
         "max_daily_events": config.max_daily_events,
     }
-
-
-def raw_digests(warehouse: Warehouse, after: str | None, day: str) -> dict[str, str]:
-    """A digest of each raw partition after one day up to another, by names, sizes and times."""
-    return {
-        f"{folder.name}/ds={each}": _digest(folder / f"ds={each}")
-        for folder in (warehouse.raw_events, warehouse.raw_items)
-        for each in delivered_days(folder)
-        if (after or "") < each <= day
-    }
-
-
-def _digest(folder: Path) -> str:
-    stats = ((file.name, file.stat()) for file in data_files(folder))
-    listing = [f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats]
-    return hashlib.sha256("\n".join(listing).encode()).hexdigest()[:16]

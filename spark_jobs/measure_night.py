@@ -26,6 +26,7 @@ from spark_jobs import schemas
 from spark_jobs.bands import judge
 from spark_jobs.held_out import Base, collect_acts, collect_lists, hold_against
 from spark_jobs.job import Job, run_job
+from spark_jobs.pseudonyms import keys_before, renew_users
 from spark_jobs.report import write_reports
 from spark_jobs.table_figures import (
     Scores,
@@ -64,7 +65,9 @@ def measure(job: Job) -> None:
     earlier = [published[each] for each in published if each < job.day]
     base_run = earlier[-1] if earlier else None
     table = _read_table(job, run)
-    base_table = _read_table(job, base_run) if base_run else None
+    base_table = None
+    if base_run:
+        base_table = renew_users(_read_table(job, base_run), _keys_before(run, base_run))
     lists = collect_lists(table)
     base_lists = collect_lists(base_table).persist() if base_table is not None else None
     acts = collect_acts(spark.read.schema(schemas.RECENT).parquet(str(state / "recent")), day)
@@ -79,7 +82,7 @@ def measure(job: Job) -> None:
         "n_active_users": acts.count(),
     }
     if base_run is not None and base_lists is not None:
-        figures |= hold_against(acts, _base(job, base_run, base_lists))
+        figures |= hold_against(acts, _base(job, base_run, base_lists, _keys_before(run, base_run)))
         base_day = datetime.date.fromisoformat(base_run["ds"])
         figures["n_new_items"] = pc.sum(pc.greater(counts["first_seen"], base_day)).as_py() or 0
         if scores is not None:
@@ -132,7 +135,12 @@ def _read_table(job: Job, run: dict[str, Any]) -> DataFrame:
     return job.spark.read.schema(schemas.RECOMMENDATIONS).parquet(path)
 
 
-def _base(job: Job, run: dict[str, Any], lists: DataFrame) -> Base:
+def _keys_before(run: dict[str, Any], base_run: dict[str, Any]) -> int | None:
+    now, then = (each["settings"].get("user_keys", []) for each in (run, base_run))
+    return keys_before(now, then) if now and then == now[: len(then)] else None
+
+
+def _base(job: Job, run: dict[str, Any], lists: DataFrame, n_keys: int | None) -> Base:
     state = job.warehouse.root / run["features_path"]
     read = job.spark.read
     if not (state / "sequences").is_dir():
@@ -141,7 +149,7 @@ def _base(job: Job, run: dict[str, Any], lists: DataFrame) -> Base:
         return Base(lists, None, None, run["k"], False, 0)
     return Base(
         lists,
-        read.schema(schemas.SEQUENCES).parquet(str(state / "sequences")),
+        renew_users(read.schema(schemas.SEQUENCES).parquet(str(state / "sequences")), n_keys),
         read.schema(schemas.ITEMS).parquet(str(state / "items")),
         run["k"],
         run["settings"]["exclude_seen"],

@@ -18,15 +18,19 @@ from typing import Any
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
+from recbole_llm.blocks import read_blocks
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
 from spark_jobs.attempts import prune_features, prune_states
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.job import Job, run_job
-from spark_jobs.lineage import find_base, raw_digests, state_settings
+from spark_jobs.lineage import find_base, state_settings
 from spark_jobs.opinions import find_wishes, merge_opinions
+from spark_jobs.pseudonyms import key_names, keys_before
 from spark_jobs.raw_events import catalogue_files, event_files, naming_broken_files, read_raw
+from spark_jobs.screening import screened
 from spark_jobs.state import (
     State,
     count_events,
@@ -36,6 +40,7 @@ from spark_jobs.state import (
     keep_recent,
     merge_items,
     read_state,
+    renew_state,
     summarise,
 )
 
@@ -48,13 +53,17 @@ def prepare(job: Job) -> None:
     started = time.monotonic()
     spark, config, warehouse = job.spark, job.config, job.warehouse
     prune_features(warehouse, job.day)  # but the one that a night upon this day may be reading
-    base = find_base(warehouse, job.day, config)
+    user_keys = key_names(config)
+    base = find_base(warehouse, job.day, config, user_keys)
     since = base["ds"] if base else None
     # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
     sources = raw_digests(warehouse, since, job.day)
     files = event_files(warehouse.raw_events, since, job.day)
     first_ds = datetime.date.fromisoformat(base["first_ds"] if base else min(files))
-    before = read_state(spark, warehouse.root / base["path"]) if base else empty_state(spark)
+    before = empty_state(spark)
+    if base:
+        then = read_state(spark, warehouse.root / base["path"])
+        before = renew_state(then, keys_before(user_keys, base["user_keys"]))
     _log.info("features %s: %d days of raw events upon %s", job.day, len(files),
               f"the state of {since}" if since else "nothing")  # fmt: skip
     catalogues = catalogue_files(warehouse.raw_items, since, job.day)
@@ -63,7 +72,7 @@ def prepare(job: Job) -> None:
     raw_items = read_raw(spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",)).withColumn(
         "ds", f.coalesce("ds", f.lit(job.day))
     )
-    checked_items = check_items(raw_items).persist()
+    checked_items = check_items(raw_items, config.phone_regions).persist()
     good_items = checked_items.where(f.col("reason").isNull())
     items = merge_items(
         before.items, good_items, list(catalogues), None if base else first_ds
@@ -71,7 +80,8 @@ def prepare(job: Job) -> None:
     attempt = new_attempt(warehouse.features(job.day))
     # Written, not persisted: what is derived from it outlives a lost executor and plans in no time.
     with naming_broken_files([*event_list, *item_list]):  # this reads all of them
-        check_events(raw, items, first_ds, config).write.parquet(str(attempt / _CHECKED))
+        checked = check_events(raw, items, first_ds, config, read_blocks(warehouse))
+        checked.write.parquet(str(attempt / _CHECKED))
     events = spark.read.schema(schemas.CHECKED_EVENTS).parquet(str(attempt / _CHECKED))
     arrivals = find_arrivals(events, before.recent, first_ds).persist()
     opinions = merge_opinions(before.opinions, arrivals).persist()
@@ -92,7 +102,10 @@ def prepare(job: Job) -> None:
         frame.write.parquet(str(attempt / name))
     rejected = [
         frame.where(f.col("reason").isNotNull()).select(
-            f.lit(day).alias("ds"), f.lit(source).alias("source"), "reason", "raw"
+            f.lit(day).alias("ds"),
+            f.lit(source).alias("source"),
+            "reason",
+            screened(f.col("raw"), []).alias("raw"),
         )
         for source, frame in (("events", events), ("items", checked_items))
     ]
@@ -101,6 +114,7 @@ def prepare(job: Job) -> None:
 
     # The raw files are counted by themselves, so that the audit sees rows that the checks lose.
     raw_rows, late_rows = raw.count(), arrivals.where("is_late").count()
+    screened_items = checked_items.where("is_screened").count()
     for frame in (checked_items, items, arrivals, opinions):
         frame.unpersist()
     rmtree(attempt / _CHECKED)
@@ -111,9 +125,11 @@ def prepare(job: Job) -> None:
         "first_ds": first_ds.isoformat(),
         "base": {"ds": base["ds"], "fingerprint": base["fingerprint"]} if base else None,
         "settings": state_settings(config),
+        "user_keys": user_keys,
         "sources": sources,
         **_audit_counts(job, attempt, raw_rows, base),
         "late_rows": late_rows,
+        "screened_items": screened_items,
         "seconds": round(time.monotonic() - started, 1),
     }
     replace_json(warehouse.features(job.day) / "manifest.json", manifest)

@@ -37,6 +37,7 @@ def promise_of(run: dict[str, Any], root: Path) -> Promise:
         exclude_seen=settings["exclude_seen"],
         max_per_category=settings["max_per_category"],
         markets=settings["markets"],
+        explain_ranks=settings.get("explain_ranks", 0),
         labels={
             "ds": datetime.date.fromisoformat(run["ds"]),
             "run_id": run["run_id"],

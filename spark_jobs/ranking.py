@@ -24,7 +24,7 @@ import torch
 from numpy.typing import NDArray
 from pyspark.core.broadcast import Broadcast
 
-from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer, load_scorer
+from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer, load_scorer, why
 from spark_jobs.carry_over import Base, find_carried
 from spark_jobs.catalogue import Catalogue, Popular
 from spark_jobs.schemas import (
@@ -36,7 +36,7 @@ from spark_jobs.schemas import (
 _OF_USERS = [
     "user_id", "item_ids", "blocked_ids", "disliked_ids", "unread_ids", "damped_categories", "market"
 ]  # fmt: skip
-_REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name != "score"]
+_REPEATED = [name for name in RECOMMENDATIONS_ARROW.names if name not in ("score", "why")]
 _MORE_CARRIED = 8
 """Times the users of a batch that may be read at once where most lists stand again."""
 USERS_TO_READ = 500
@@ -58,6 +58,8 @@ class RankingTask:
     max_per_category: int
     dislike_weight: float
     category_damping: float
+    explain_ranks: int
+    """First ranks of a list that say why."""
     default_market: str
     """Of users whose events name none; empty where there is one market only."""
     users_per_batch: int
@@ -77,6 +79,8 @@ class Lists:
     """float32"""
     reasons: pa.Array
     """string"""
+    why: pa.Array
+    """string, null where it is not said"""
 
 
 class Ranker:
@@ -85,6 +89,10 @@ class Ranker:
     def __init__(self, scorer: Scorer, catalogue: Catalogue, task: RankingTask) -> None:
         self.scorer = scorer
         self.known = pa.array(scorer.artifact.item_ids, pa.string())
+        artifact = scorer.artifact
+        self.names = [
+            title or item for title, item in zip(artifact.titles, artifact.item_ids, strict=True)
+        ]
         self.catalogue = catalogue
         self._task = task
         self._among = scorer.among(catalogue.items)
@@ -215,6 +223,7 @@ def _rank(users: pa.RecordBatch, ranker: Ranker, task: RankingTask) -> tuple[Lis
         pa.concat_arrays([none, *(lists.item_ids for lists in parts)]).take(order),
         pa.concat_arrays([none.cast(pa.float32()), *(lists.scores for lists in parts)]).take(order),
         pa.concat_arrays([none, *(lists.reasons for lists in parts)]).take(order),
+        pa.concat_arrays([none, *(lists.why for lists in parts)]).take(order),
     )
     return together, sum(unknown for _, unknown in done)
 
@@ -238,6 +247,7 @@ def _rank_market(
     ranked, scores = ranker.scorer.rank(
         met.values[is_read], lengths, k, ranker.rules(market), feedback
     )
+    told = _explain(ranker, met.values[is_read], lengths, ranked, task.explain_ranks)
     items = ranker.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
     reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(len(items), int)))
     if len(short := np.flatnonzero(ranked[:, -1] == 0)):
@@ -254,7 +264,25 @@ def _rank_market(
             scores[user] = np.minimum.accumulate(scores[user])
         items, reasons = pa.array(filled.reshape(-1)), pa.array(why.reshape(-1))
     n_unknown = len(users["item_ids"].flatten()) - len(met.values)
-    return Lists(items, pa.array(scores.reshape(-1)), reasons), n_unknown
+    return Lists(items, pa.array(scores.reshape(-1)), reasons, told), n_unknown
+
+
+def _explain(
+    ranker: Ranker,
+    rows: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    ranked: NDArray[np.int64],
+    n_ranks: int,
+) -> pa.Array:
+    """(B * K,) why the first ranks stand where they stand; null where the model did not rank or no item
+    carried the score."""
+    said = np.full(ranked.shape, None, dtype=object)
+    if n_ranks:
+        found = why(ranker.scorer, rows, lengths, ranked[:, :n_ranks])
+        said[:, :n_ranks] = [
+            [sentence or None for sentence in of_user] for of_user in found.sentences(ranker.names)
+        ]
+    return pa.array(said.reshape(-1), pa.string())
 
 
 def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) -> Lists:
@@ -272,6 +300,7 @@ def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) ->
         pa.concat_arrays([*old["item_id"].chunks, lists.item_ids]).take(rows),
         pa.concat_arrays([*old["score"].chunks, lists.scores]).take(rows),
         pa.concat_arrays([reasons, lists.reasons]).take(rows),
+        pa.concat_arrays([*old["why"].chunks, lists.why]).take(rows),
     )
 
 
@@ -297,6 +326,7 @@ def _rows(users: pa.Array, lists: Lists, task: RankingTask) -> pa.RecordBatch:
             repeat(task.model_version, pa.string()),
             repeat(task.run_id, pa.string()),
             repeat(task.generated_at, pa.timestamp("us", tz="UTC")),
+            lists.why,
         ],
         schema=RECOMMENDATIONS_ARROW,
     )

@@ -23,6 +23,7 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import data_files, delivered_days, is_data
 
 MALFORMED = "malformed"
 _DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
@@ -88,27 +89,11 @@ def _partitions(folder: Path, after: str | None, day: str) -> dict[str, list[Pat
     days = [each for each in delivered_days(folder) if (after or "") < each <= day]
     for each in days:
         for path in (folder / f"ds={each}").iterdir():
-            if path.is_dir() and _is_data(path):
+            if path.is_dir() and is_data(path):
                 raise DataError(
                     f"{path} is a folder, which nobody would read; put its files into {path.parent}"
                 )
     return {each: data_files(folder / f"ds={each}") for each in days}
-
-
-def delivered_days(folder: Path) -> list[str]:
-    """Days with a partition, oldest first."""
-    return sorted(path.name.removeprefix("ds=") for path in folder.glob("ds=*") if path.is_dir())
-
-
-def data_files(folder: Path) -> list[Path]:
-    """Files of a folder, without hidden ones and markers such as ``_SUCCESS``."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and _is_data(path))
-
-
-def _is_data(file: Path) -> bool:
-    return not file.name.startswith(("_", "."))
 
 
 def read_raw(

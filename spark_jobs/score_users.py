@@ -44,7 +44,7 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     root = job.warehouse.root
     table, state = root / run["path"], root / run["features_path"]
     if (
-        run.get("settings") != run_settings(artifact, job.config)
+        run.get("settings") != run_settings(artifact, job.config, features["user_keys"])
         or not table.is_dir()
         or not (state / "sequences").is_dir()
     ):
@@ -67,7 +67,7 @@ def _choice(features: Path, config: NightConfig) -> Iterator[tuple[str, str, tup
         yield item["item_id"], category, tuple(item["markets"]) if config.markets else ()
 
 
-def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
+def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) -> dict[str, Any]:
     """What a run's lists depend on beside the day's state."""
     return {
         "model_version": artifact.model_version,
@@ -76,7 +76,9 @@ def run_settings(artifact: Artifact, config: NightConfig) -> dict[str, Any]:
         "max_per_category": config.max_per_category,
         "dislike_weight": config.dislike_weight,
         "category_damping": config.category_damping,
+        "explain_ranks": config.explain_ranks,
         "markets": config.markets,
+        "user_keys": user_keys,
     }
 
 
@@ -144,7 +146,7 @@ def score(job: Job) -> None:
     base = find_run_to_carry(job, artifact, features)
     catalogue = read_catalogue(path, config.markets)
     _check_choice(catalogue, artifact, config.k, job.day)
-    settings = run_settings(artifact, config)
+    settings = run_settings(artifact, config, features["user_keys"])
     run_id = make_run_id(job.day, features["fingerprint"], settings)
     attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
     attempt.mkdir(parents=True)
@@ -160,6 +162,7 @@ def score(job: Job) -> None:
         max_per_category=config.max_per_category,
         dislike_weight=config.dislike_weight,
         category_damping=config.category_damping,
+        explain_ranks=config.explain_ranks,
         default_market=config.markets[0] if config.markets else "",
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.

@@ -6,7 +6,7 @@ that a late copy could still repeat). Merging days one by one or all at once giv
 """
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pyspark.sql import Column, DataFrame, SparkSession
@@ -15,6 +15,7 @@ from pyspark.sql import functions as f
 from spark_jobs import schemas
 from spark_jobs.cleaning import UNKNOWN_ITEM
 from spark_jobs.opinions import is_met
+from spark_jobs.pseudonyms import renew_users
 
 _EVENT = ["user_id", "item_id", "timestamp", "says"]
 _WISHES = ("blocked_ids", "disliked_ids", "unread_ids", "damped_categories")
@@ -55,6 +56,16 @@ def read_state(spark: SparkSession, folder: Path) -> State:
 def empty_state(spark: SparkSession) -> State:
     """The state before the first day."""
     return State(**{name: spark.createDataFrame([], schema) for name, schema in TABLES.items()})
+
+
+def renew_state(state: State, n_keys: int | None) -> State:
+    """Bring users' pseudonyms up to date; see ``pseudonyms.renew_users``."""
+    of_users = {
+        name: renew_users(frame, n_keys)
+        for name, frame in state.tables().items()
+        if "user_id" in frame.columns
+    }
+    return replace(state, **of_users)
 
 
 def merge_items(

@@ -74,8 +74,9 @@ def spark() -> Iterator[Any]:
 
 
 def make_night_config(folder: Path) -> Path:
-    """The shipped settings with three recommendations a user in two files."""
+    """The shipped settings with plain user ids and three recommendations a user in two files."""
     text = (HOME / "configs" / "nightly.yaml").read_text().replace("k: 20 ", "k: 3 ")
+    text = text.replace("user_ids: pseudonym ", "user_ids: plain ")
     path = folder / "nightly.yaml"
     path.write_text(text.replace("partitions: 4 ", "partitions: 2 "))
     return path

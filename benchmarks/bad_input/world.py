@@ -50,7 +50,12 @@ def make_world(root: Path) -> World:
         {"model_version": write_artifact(untrained_artifact(ITEMS), warehouse.artifacts).name},
     )
     config = root / "nightly.yaml"
-    settings = {"k": 5, "max_daily_events": MAX_DAILY_EVENTS, "max_row_change": 1e9}
+    settings = {
+        "user_ids": "plain",
+        "k": 5,
+        "max_daily_events": MAX_DAILY_EVENTS,
+        "max_row_change": 1e9,
+    }
     config.write_text(yaml.safe_dump({**load_yaml(config_path(".", "nightly")), **settings}))
     return World(warehouse, config, [DAY])
 

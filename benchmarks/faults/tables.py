@@ -13,7 +13,7 @@ from spark_jobs.state import TABLES
 _TABLE = """
     SELECT count(*), count(DISTINCT user_id), count(DISTINCT (user_id, rank)),
            min(rank), max(rank), list(DISTINCT run_id), list(DISTINCT ds::text),
-           sum(hash(ds, user_id, rank, item_id, score, reason, model_version, run_id, generated_at)
+           sum(hash(ds, user_id, rank, item_id, score, reason, model_version, run_id, generated_at, why)
                ::hugeint)::text
     FROM read_parquet($files)
 """

@@ -15,7 +15,9 @@ from recbole_llm.warehouse import Warehouse, replace_json
 
 _FIRST = datetime.date(2024, 5, 1)
 _SECONDS_A_DAY = 86_400
-_SETTINGS = {"k": 5, "partitions": 2, "keep_days": 4, "users_per_batch": 100}
+_SETTINGS = {
+    "user_ids": "plain", "k": 5, "partitions": 2, "keep_days": 4, "users_per_batch": 100
+}  # fmt: skip
 """Of a night on small data; states go after four days, so that this is disturbed too."""
 
 

@@ -60,7 +60,7 @@ def ask_table(
     asked = {*history, *(str(row["item_id"]) for row in found.recommendations)}
     run = warehouse.published_run(found.ds)
     return Asked(
-        user_id,
+        found.user_id,
         found.ds,
         found.run_id,
         folder,

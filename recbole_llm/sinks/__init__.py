@@ -20,7 +20,7 @@ class Tables(Protocol):
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day, of the newest when None; empty where there are none.
 
-        Columns ``ds`` (text), ``rank``, ``item_id``, ``score``, ``reason``, ``model_version``,
+        Columns ``ds`` (text), ``rank``, ``item_id``, ``score``, ``reason``, ``why``, ``model_version``,
         ``run_id``.
         """
 
@@ -39,6 +39,9 @@ class Sink(Tables, Protocol):
 
     def withdraw(self, day: str) -> None:
         """Take a day's table away."""
+
+    def forget(self, users: list[str]) -> int:
+        """Delete users' rows of all days, from the disk too; how many they were."""
 
 
 def open_sink(address: str) -> Sink:

@@ -11,11 +11,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, WriterProperties, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from recbole_llm.errors import NotFoundError, UnavailableError
 from recbole_llm.sinks.run_files import BATCH_ROWS, COLUMNS, RunFiles
+
+_LOG_RETENTION = "delta.logRetentionDuration"
 
 
 class DeltaSink:
@@ -41,6 +43,10 @@ class DeltaSink:
             self._table = DeltaTable.create(
                 self._place, COLUMNS, mode="ignore", partition_by=["ds"], name="recommendations"
             )
+            there = {field.name for field in self._table.schema().fields}
+            new = [field for field in Schema.from_arrow(COLUMNS).fields if field.name not in there]
+            if new:  # a table of before
+                self._table.alter.add_columns(new)
         yield
 
     def loaded(self) -> dict[str, str]:
@@ -63,6 +69,28 @@ class DeltaSink:
         with _known_errors(f"withdrawing {day}"):
             self._opened().delete(f"ds = '{day}'", commit_properties=_named(f"{day} withdrawn"))
 
+    def forget(self, users: list[str]) -> int:
+        """Overwrite the days that have users' rows without them, and delete what older versions held:
+        their files, and their logs, which tell each file's least and greatest user."""
+        table = self._opened()
+        theirs = pc.field("user_id").isin(users)
+        with _known_errors("forgetting"):
+            dataset = table.to_pyarrow_dataset()
+            n = int(dataset.count_rows(filter=theirs))
+            for day in dataset.to_table(["ds"], filter=theirs)["ds"].unique().to_pylist():
+                rest = dataset.scanner(filter=(pc.field("ds") == day) & ~theirs).to_reader()
+                write_deltalake(
+                    table, rest, mode="overwrite", predicate=f"ds = '{day}'",
+                    writer_properties=WriterProperties(max_row_group_size=BATCH_ROWS),
+                    commit_properties=_named(f"{day} forgotten"),
+                )  # fmt: skip
+            table.vacuum(retention_hours=0, dry_run=False, enforce_retention_duration=False)
+            table.alter.set_table_properties({_LOG_RETENTION: "interval 0 days"})
+            table.create_checkpoint()
+            table.cleanup_metadata()
+            table.alter.set_table_properties({_LOG_RETENTION: "interval 30 days"})
+        return n
+
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day in the newest version; see ``Tables``."""
         table = self._opened()
@@ -83,7 +111,7 @@ class DeltaSink:
             & (pc.field("user_id") == user_id)
             & (pc.field("rank") <= k)
         )
-        columns = ["rank", "item_id", "score", "reason", "model_version", "run_id"]
+        columns = ["rank", "item_id", "score", "reason", "why", "model_version", "run_id"]
         rows = dataset.to_table(columns, filter=wanted).sort_by("rank").to_pylist()
         return [{"ds": ds, **row} for row in rows]
 

@@ -119,12 +119,25 @@ class PostgresSink:
         with _known_errors(f"withdrawing {day}"):
             self._swap(day, None, None)
 
+    def forget(self, users: list[str]) -> int:
+        """Delete users' rows of all days, and what deleted rows leave in the files."""
+        with _known_errors("forgetting"):
+            query = b"DELETE FROM recommendations WHERE user_id = ANY(%s)"
+            with self._connection.transaction():
+                n = self._connection.execute(query, (users,)).rowcount
+                self._connection.execute(
+                    b"UPDATE recommendations_loads AS l SET n_rows ="
+                    b" (SELECT count(*) FROM recommendations AS r WHERE r.ds = l.ds)"
+                )
+            self._connection.execute(b"VACUUM recommendations")
+        return n
+
     def user_rows(self, user_id: str, day: str | None, k: int) -> list[dict[str, Any]]:
         """A user's first K rows of a day; see ``Tables``."""
         # Two texts, as each is planned once.
         source, when = ("_latest", "") if day is None else ("", "ds = %(day)s AND ")
         query = (
-            "SELECT ds::text, rank, item_id, score, reason, model_version, run_id "
+            "SELECT ds::text, rank, item_id, score, reason, why, model_version, run_id "
             f"FROM recommendations{source} WHERE {when}user_id = %(user_id)s AND rank <= %(k)s "
             "ORDER BY rank"
         )

@@ -29,6 +29,7 @@ CREATE TABLE recommendations (
     model_version text NOT NULL,
     run_id text NOT NULL,
     generated_at timestamptz NOT NULL,
+    why text,
     PRIMARY KEY (ds, user_id, rank)
 ) PARTITION BY LIST (ds);
 CREATE TABLE recommendations_loads (
@@ -45,7 +46,9 @@ SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
 WHERE attrelid = 'recommendations'::regclass AND attnum > 0 AND NOT attisdropped ORDER BY attnum
 """
 _TYPES = ("date", "text", "smallint", "text", "real", "text", "text", "text",
-          "timestamp with time zone")  # fmt: skip
+          "timestamp with time zone", "text")  # fmt: skip
+_ADDED = 1
+"""Columns, the last, that tables of before may lack; they are added."""
 
 
 def ensure_tables(connection: Connection[Any]) -> None:
@@ -58,6 +61,14 @@ def ensure_tables(connection: Connection[Any]) -> None:
     if _value(connection, "SELECT to_regclass('recommendations')") is not None:
         found = connection.execute(_COLUMNS_OF).fetchall()
         expected = list(zip(COLUMNS.names, _TYPES, strict=True))
+        if found == expected[:-_ADDED]:
+            for name, kind in expected[-_ADDED:]:
+                connection.execute(
+                    SQL("ALTER TABLE recommendations ADD COLUMN {} {}").format(
+                        Identifier(name), SQL(kind)
+                    )
+                )
+            return
         if found != expected:
             raise ConfigError(
                 f"the database's table recommendations has the columns {found}, expected {expected}; "

@@ -20,7 +20,8 @@ from tests.data import write_events
 pytestmark = pytest.mark.spark
 CONFIG = replace(
     load_night_config(HOME / "configs" / "nightly.yaml"),
-    first_day=datetime.date(2020, 1, 1), event_types=["view", "rate"], max_late_days=3,
+    user_ids="plain", first_day=datetime.date(2020, 1, 1), event_types=["view", "rate"],
+    max_late_days=3,
 )  # fmt: skip
 DAY = datetime.date(2024, 5, 2)
 NOON = 1_714_651_200  # 2024-05-02T12:00:00Z
@@ -147,7 +148,7 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
         "markets string, malformed string",
     ).withColumn("ds", f.lit("2024-05-02"))  # fmt: skip
     columns = ("title", "reason", "available", "markets")
-    rows = [tuple(row[name] for name in columns) for row in check_items(raw).collect()]
+    rows = [tuple(row[name] for name in columns) for row in check_items(raw, ["US"]).collect()]
     assert sorted(rows, key=str) == sorted(
         [
             ("Alien", None, False, []), ("Heat", "duplicate_item", True, []),
@@ -156,3 +157,20 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
         ],
         key=str,
     )  # fmt: skip
+
+
+def test_item_texts_are_screened_and_counted(spark: SparkSession) -> None:
+    raw = spark.createDataFrame(
+        [("a", "Heat by a@mail.org", "call 650-253-0000", None), ("b", "Ran", None, None),
+         (None, None, None, "{b@mail.org")],
+        "item_id string, title string, description string, malformed string",
+    ).withColumns({"ds": f.lit("2024-05-02"), **{
+        name: f.lit(None).cast("string") for name in ("category", "available", "markets")
+    }})  # fmt: skip
+    rows = {row["item_id"]: row.asDict() for row in check_items(raw, ["US"]).collect()}
+    assert (rows["a"]["title"], rows["a"]["description"]) == ("Heat by [e-mail]", "call [phone]")
+    assert "mail.org" not in rows["a"]["raw"]
+    assert rows[None]["raw"] == "{[e-mail]"
+    assert {item: row["is_screened"] for item, row in rows.items()} == {
+        "a": True, "b": False, None: True
+    }  # fmt: skip

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import DataError
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import NightConfig, load_night_config
-from spark_jobs.lineage import find_base, raw_digests, state_settings
+from spark_jobs.lineage import find_base, state_settings
 from tests.conftest import HOME
 from tests.data import write_events
 
@@ -19,9 +20,15 @@ DAYS = [f"2024-05-0{n}" for n in range(1, 6)]
 CONFIG = load_night_config(HOME / "configs" / "nightly.yaml")
 
 
-def _prepare(warehouse: Warehouse, day: str, config: NightConfig, fingerprint: str = "") -> None:
+def _prepare(
+    warehouse: Warehouse,
+    day: str,
+    config: NightConfig,
+    fingerprint: str = "",
+    user_keys: tuple[str, ...] = (),
+) -> None:
     """A manifest as the job leaves it, and a table."""
-    base = find_base(warehouse, day, config)
+    base = find_base(warehouse, day, config, list(user_keys))
     since = base["ds"] if base else None
     path = warehouse.features(day) / "a"
     (path / "sequences").mkdir(parents=True, exist_ok=True)
@@ -31,6 +38,7 @@ def _prepare(warehouse: Warehouse, day: str, config: NightConfig, fingerprint: s
         "first_ds": base["first_ds"] if base else DAYS[0],
         "base": {"ds": since, "fingerprint": base["fingerprint"]} if base else None,
         "settings": json.loads(json.dumps(state_settings(config))),
+        "user_keys": list(user_keys),
         "sources": raw_digests(warehouse, since, day),
         "fingerprint": fingerprint or day,
     }
@@ -49,7 +57,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
 
 
 def _base(warehouse: Warehouse, day: str = DAYS[4], config: NightConfig = CONFIG) -> str | None:
-    base = find_base(warehouse, day, config)
+    base = find_base(warehouse, day, config, [])
     return base["ds"] if base else None
 
 
@@ -100,3 +108,21 @@ def test_raw_days_past_their_retention_outdate_nothing(warehouse: Warehouse) -> 
 def test_other_settings_make_the_state_anew(warehouse: Warehouse) -> None:
     assert _base(warehouse, config=replace(CONFIG, max_late_days=7)) is None
     assert _base(warehouse, config=replace(CONFIG, k=7)) == DAYS[3]
+
+
+def test_a_state_with_fewer_keys_can_be_brought_up_to_date(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    for day in DAYS[:3]:
+        write_events(warehouse.raw_events, day, ["{}"])
+    _prepare(warehouse, DAYS[0], CONFIG, user_keys=("a",))
+    _prepare(warehouse, DAYS[1], CONFIG, user_keys=("a", "b"))
+
+    def found(*user_keys: str) -> str | None:
+        base = find_base(warehouse, DAYS[2], CONFIG, list(user_keys))
+        return base["ds"] if base else None
+
+    assert found("a", "b") == found("a", "b", "c") == DAYS[1]
+    assert found("a") == DAYS[0]
+    assert found("a", "c") == DAYS[0]
+    assert found() is None
+    assert found("b", "a") is None

@@ -304,7 +304,9 @@ def test_problems_are_found_on_the_driver(night: Any, small_night_config: Path) 
     feedback = load_night_config(small_night_config).feedback
     with pytest.raises(ConfigError, match="event types .'view'. stand in event_types and in feedb"):
         night(steps=(), feedback={**feedback, "hide": ["view"]})
-    with pytest.raises(ConfigError, match="feedback must hold exactly .'like', .* got .'hide'.$"):
+    with pytest.raises(
+        ConfigError, match="feedback must hold exactly .'like', .* got .'hide': .'hide'..$"
+    ):
         night(steps=(), feedback={"hide": ["hide"]})
     with pytest.raises(ConfigError, match="feedback must hold different names, got .*'no', 'no'"):
         night(steps=(), feedback={**feedback, "hide": ["no"], "dislike": ["no"]})

@@ -18,7 +18,7 @@ import pytest
 
 from recbole_llm.compress_artifact import compress_artifact
 from recbole_llm.errors import DataError
-from recbole_llm.scoring import load_scorer, write_artifact
+from recbole_llm.scoring import load_scorer, why, write_artifact
 from spark_jobs.audit import Promise, audit_file
 from spark_jobs.catalogue import Catalogue, Popular, read_catalogue
 from spark_jobs.ranking import RankingTask, score_file
@@ -73,7 +73,7 @@ def _task(features: Path, folder: Path, markets: list[str], **settings: Any) -> 
     task = RankingTask(
         artifact=str(artifact), output=str(folder / "table"), day=DAY, run_id="r",
         model_version=artifact.name, k=3, exclude_seen=True, max_per_category=0,
-        dislike_weight=0.5, category_damping=0.5,
+        dislike_weight=0.5, category_damping=0.5, explain_ranks=0,
         default_market=markets[0] if markets else "", users_per_batch=5,
         generated_at=datetime.datetime(2024, 5, 3, tzinfo=datetime.UTC),
         catalogue=SimpleNamespace(value=read_catalogue(features, markets)),  # type: ignore[arg-type]
@@ -85,6 +85,7 @@ def _task(features: Path, folder: Path, markets: list[str], **settings: Any) -> 
 def _promise(features: Path, task: RankingTask, markets: list[str]) -> Promise:
     return Promise(
         str(features / "items"), task.k, task.exclude_seen, task.max_per_category, markets,
+        task.explain_ranks,
         {"ds": DAY, "run_id": task.run_id, "model_version": task.model_version},
     )  # fmt: skip
 
@@ -171,6 +172,23 @@ def test_a_list_follows_what_its_user_said(features: Path, tmp_path: Path) -> No
     assert {row["reason"] for row in lists["u4"]} == {"popular"}
     assert not set(items("u4")) & set(HISTORIES["u4"])
     assert items("u5") == items("u5", plain)
+
+
+@pytest.mark.parametrize("markets", [[], MARKETS])
+def test_the_first_ranks_say_why(features: Path, tmp_path: Path, markets: list[str]) -> None:
+    lists, _, task = _score(features, tmp_path, markets, explain_ranks=2)
+    scorer = load_scorer(task.artifact)
+    for user, rows in lists.items():
+        expected: list[str | None] = [None] * 3
+        if rows[0]["reason"] == "model":
+            history = np.array([scorer.row(item) for item in HISTORIES[user] if scorer.row(item)])
+            ranked = np.array([[scorer.row(row["item_id"]) for row in rows[:2]]])
+            found = why(scorer, history, np.array([len(history)]), ranked)
+            expected[:2] = [each or None for each in found.sentences(scorer.artifact.titles)[0]]
+        assert [row["why"] for row in rows] == expected
+    said = {row["why"] for rows in lists.values() for row in rows} - {None}
+    assert len(said) > 5
+    assert all(each.startswith("because of Title of i") for each in said)
 
 
 def test_a_compressed_artifact_serves(features: Path, tmp_path: Path) -> None:
@@ -266,6 +284,7 @@ _SPOILT = {
     "blocked_users=1": "SELECT * REPLACE (if(user_id = 'u3' AND rank = 1, 'i18', item_id) AS item_id) "
     "FROM rows",
     "unavailable_item_rows=1": f"SELECT * REPLACE (if({_FIRST}, '?', item_id) AS item_id) FROM rows",
+    "why_rows=1": f"SELECT * REPLACE (if({_FIRST}, 'because', why) AS why) FROM rows",
     "reason_users=1": f"SELECT * REPLACE (if({_FIRST}, 'repeat', reason) AS reason) FROM rows",
     "reason_users=1 ": f"SELECT * REPLACE (if({_FIRST}, 'uncapped', reason) AS reason) FROM rows",
     "market_rows=1": "SELECT * REPLACE (if(user_id = 'u1' AND rank = 1, 'i18', item_id) AS item_id) "

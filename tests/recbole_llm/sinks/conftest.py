@@ -42,6 +42,7 @@ class Nights:
                 "item_id": f"{run_id}-{number}-{rank}", "score": 1 / (3 * rank),
                 "reason": "popular" if number == 1 else "model", "model_version": "m1",
                 "run_id": run_id, "generated_at": datetime.datetime(2024, 5, 3, tzinfo=datetime.UTC),
+                "why": 'because of "A",\nand \\N' if rank == 1 else None,
             }
             for number, user in enumerate(users)
             for rank in range(1, K + 1)

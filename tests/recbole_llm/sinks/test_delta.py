@@ -5,14 +5,15 @@ from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from recbole_llm.errors import NotFoundError, UnavailableError
 from recbole_llm.sinks import open_sink
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from recbole_llm.sync import sync
-from tests.recbole_llm.sinks.conftest import DAY, NEXT, Nights
+from tests.recbole_llm.sinks.conftest import DAY, NEXT, USERS, Nights
 
 
 def _rows(place: Path, version: int | None = None) -> pa.Table:
@@ -86,3 +87,42 @@ def test_a_table_that_was_never_loaded_is_named(tmp_path: Path) -> None:
     sink = open_sink(f"delta:{tmp_path}/none")
     with pytest.raises(NotFoundError, match=f"no Delta table at {tmp_path}/none: sync it first"):
         sink.user_rows("u1", None, 3)
+
+
+def test_users_are_forgotten_in_all_versions(nights: Nights, tmp_path: Path) -> None:
+    place = tmp_path / "delta"
+    sink = open_sink(f"delta:{place}")
+    for day, run_id in ((DAY, "a"), (NEXT, "b"), (DAY, "c")):
+        nights.publish(day, run_id)
+        sync(nights.warehouse, sink)
+    assert sink.forget([USERS[0], USERS[3], "' OR true --"]) == 12
+    rows = _rows(place)
+    assert set(rows["user_id"].to_pylist()) == {USERS[1], USERS[2]}
+    assert open_sink(f"delta:{place}").loaded() == {DAY: "c", NEXT: "b"}
+    for path in filter(Path.is_file, place.rglob("*")):
+        content = path.read_bytes()
+        if path.suffix == ".parquet":
+            content += str(pq.read_table(path).to_pylist()).encode()
+        assert b"quoted" not in content, path
+        assert "ü4" not in content.decode(errors="replace"), path
+    nights.publish(NEXT, "d")
+    sync(nights.warehouse, sink)
+    assert sink.loaded() == {DAY: "c", NEXT: "d"}
+
+
+def test_a_table_of_before_gets_the_new_column(nights: Nights, tmp_path: Path) -> None:
+    place, older = (
+        tmp_path / "delta",
+        pa.schema([field for field in COLUMNS if field.name != "why"]),
+    )
+    nights.publish(DAY, "a")
+    rows = pa.Table.from_pylist(nights.rows["a"], older)
+    write_deltalake(str(place), rows, partition_by=["ds"])
+    nights.publish(NEXT, "b")
+    with closing(open_sink(f"delta:{place}")) as sink:
+        assert sync(nights.warehouse, sink) == [NEXT]
+        assert [row["why"] for row in sink.user_rows("u1", DAY, 2)] == [None, None]
+        assert [row["why"] for row in sink.user_rows("u1", NEXT, 2)] == [
+            nights.rows["b"][0]["why"],
+            None,
+        ]

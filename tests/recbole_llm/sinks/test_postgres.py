@@ -23,7 +23,7 @@ from recbole_llm.sinks import open_sink, postgres, postgres_tables
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from recbole_llm.sync import sync
 from tests.conftest import HOME
-from tests.recbole_llm.sinks.conftest import DAY, NEXT, Nights
+from tests.recbole_llm.sinks.conftest import DAY, NEXT, USERS, Nights
 
 Connection = psycopg.Connection[Any]
 LATEST = b"SELECT count(*), count(DISTINCT run_id), min(run_id) FROM recommendations_latest"
@@ -83,6 +83,34 @@ def test_the_table_is_the_run_and_is_found_by_its_key(
     (scan,) = [line for (line,) in plan if " on recommendations_" in line]
     assert " on recommendations_20240502_" in scan  # the other day is not looked at
     assert any("Index Cond: " in line and "user_id = 'u1'" in line for (line,) in plan)
+
+
+def test_tables_of_before_get_the_new_column(
+    nights: Nights, address: str, asked: Connection
+) -> None:
+    nights.publish(DAY, "a")
+    _sync(nights, address)
+    asked.execute("DROP VIEW recommendations_latest; ALTER TABLE recommendations DROP COLUMN why")
+    asked.execute("CREATE VIEW recommendations_latest AS SELECT * FROM recommendations")
+    nights.publish(NEXT, "b")
+    assert _sync(nights, address) == [NEXT]
+    rows = asked.execute("SELECT ds::text, why FROM recommendations WHERE rank = 1").fetchall()
+    assert {why for day, why in rows if day == DAY} == {None}
+    latest = asked.execute("SELECT DISTINCT why FROM recommendations_latest WHERE rank = 1")
+    assert latest.fetchall() == [(nights.rows["b"][0]["why"],)]
+
+
+def test_users_are_forgotten_in_all_days(nights: Nights, address: str, asked: Connection) -> None:
+    nights.publish(DAY, "a")
+    nights.publish(NEXT, "b")
+    _sync(nights, address)
+    with closing(open_sink(address)) as sink, sink.lock():
+        assert sink.forget([USERS[0], USERS[2], "nobody"]) == 12
+        assert sink.forget([USERS[0], "' OR true --"]) == 0
+    left = asked.execute("SELECT DISTINCT user_id FROM recommendations").fetchall()
+    assert sorted(user for (user,) in left) == sorted([USERS[1], USERS[3]])
+    loads = asked.execute("SELECT ds::text, n_rows FROM recommendations_loads ORDER BY ds")
+    assert loads.fetchall() == [(DAY, 6), (NEXT, 6)]
 
 
 def test_a_reader_sees_one_whole_run_while_it_is_replaced(nights: Nights, address: str) -> None:

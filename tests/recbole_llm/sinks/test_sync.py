@@ -36,7 +36,7 @@ def sink(place: str) -> Iterator[Sink]:
 
 
 def _rows(nights: Nights, run_id: str, user: str, k: int = K) -> list[dict[str, Any]]:
-    names = ("rank", "item_id", "reason", "model_version", "run_id")
+    names = ("rank", "item_id", "reason", "why", "model_version", "run_id")
     return [
         {"ds": row["ds"].isoformat(), **{name: row[name] for name in names}}
         for row in nights.rows[run_id]

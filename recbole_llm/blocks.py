@@ -1,0 +1,58 @@
+"""Who is forgotten: whose events are quarantined unread, until the block is lifted.
+
+``forgotten.json`` holds a mark for each of them, a salted hash of what stands for the user under the
+oldest key, so that the list says of nobody that they were here.
+"""
+
+import datetime
+import hashlib
+import json
+import secrets
+from dataclasses import dataclass
+
+from recbole_llm.warehouse import Warehouse, replace_json
+
+FORGOTTEN = "forgotten"
+"""Why an event of a blocked user is quarantined, and what is kept of it."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The list of a warehouse."""
+
+    salt: str
+    marks: dict[str, str]
+    """The day of the block by mark."""
+
+    def mark(self, first_name: str) -> str:
+        """The mark of a user.
+
+        Args:
+            first_name: their pseudonym under the oldest key; the id where ids are plain.
+        """
+        return hashlib.sha256(f"{self.salt}{first_name}".encode()).hexdigest()
+
+
+def read_blocks(warehouse: Warehouse) -> Blocks:
+    """The warehouse's list; an empty one with a new salt where there is none yet."""
+    if not warehouse.forgotten.is_file():
+        return Blocks(secrets.token_hex(16), {})
+    return Blocks(**json.loads(warehouse.forgotten.read_text(encoding="utf-8")))
+
+
+def block(warehouse: Warehouse, first_name: str) -> str:
+    """Add a user to the list; their mark."""
+    blocks = read_blocks(warehouse)
+    mark = blocks.mark(first_name)
+    marks = {mark: datetime.date.today().isoformat(), **blocks.marks}
+    replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
+    return mark
+
+
+def lift(warehouse: Warehouse, first_name: str) -> bool:
+    """Take a user from the list; whether they stood there."""
+    blocks = read_blocks(warehouse)
+    mark = blocks.mark(first_name)
+    marks = {each: day for each, day in blocks.marks.items() if each != mark}
+    replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
+    return mark in blocks.marks

@@ -1,0 +1,257 @@
+"""Forget a user: take them out of all that the warehouse and its sinks hold, and keep them out.
+
+First the user is blocked (``blocks``), so that nothing that comes later brings them back. Then every
+file that knows them is written anew without them, in one step each: raw events, states, tables. What
+manifests count is corrected, so that the next night goes on from what is left. A run that is stopped
+is finished by the next.
+"""
+
+import csv
+import datetime
+import gzip
+import hashlib
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from recbole_llm.blocks import FORGOTTEN, block
+from recbole_llm.errors import UnavailableError
+from recbole_llm.pseudonyms import is_pseudonym, keys_source, read_user_keys
+from recbole_llm.published import correct_run
+from recbole_llm.raw_files import raw_digests
+from recbole_llm.sinks import open_sink
+from recbole_llm.warehouse import Warehouse, replace_json
+
+
+@dataclass
+class Report:
+    """What was removed, by path below the warehouse."""
+
+    rows: dict[str, int] = field(default_factory=dict)
+    """Rows of the user by file."""
+    deleted: list[str] = field(default_factory=list)
+    """Folders and files that were deleted whole; they are made anew when they are needed."""
+    sinks: dict[str, int] = field(default_factory=dict)
+    """Rows by sink."""
+    artifacts: list[str] = field(default_factory=list)
+    """Models trained on data that the user was in; marked, and gone with the next champions."""
+    left: list[str] = field(default_factory=list)
+    """Files that name the user all the same."""
+
+
+def names_of(user_id: str) -> list[str]:
+    """What stands for a user anywhere, first the name that is blocked.
+
+    Args:
+        user_id: an id, or the pseudonym of one under the oldest key.
+    Returns:
+        The pseudonyms under one key, under two and so on, and what was given. Without keys that alone.
+    """
+    source = keys_source()
+    if source is not None and not source.exists():
+        return [user_id]
+    keys = read_user_keys()
+    ages = range(1, len(keys.names) + 1)
+    if is_pseudonym(user_id):
+        return [keys.renewed(user_id, 1, n) for n in ages]
+    return [*(keys.pseudonym(user_id, n) for n in ages), user_id]
+
+
+def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
+    """Remove a user from a warehouse and its sinks, and block them.
+
+    Args:
+        user_id: an id, or a pseudonym under the oldest key. Where a table has plain ids, the id.
+        sinks: addresses of the tables' copies.
+    Raises:
+        UnavailableError: a job of the night is at work, or a sink does not answer. The user is blocked
+            already; the same again goes on.
+    """
+    names = names_of(user_id)
+    mark = block(warehouse, names[0])
+    report = Report()
+    with ExitStack() as stack:
+        stack.enter_context(_no_job(warehouse))
+        for path in sorted(warehouse.raw_events.glob("ds=*/*")):
+            _without_records(path, names, warehouse, report)
+        for path in sorted(warehouse.root.glob("features/ds=*/*/*/*.parquet")):
+            _without_rows(path, names, warehouse, report)
+        for path in sorted(warehouse.root.glob("runs/ds=*/run_id=*/*/*.parquet")):
+            _without_rows(path, names, warehouse, report)
+        _correct_manifests(warehouse, mark)
+        if warehouse.training.is_dir():  # atomic files and logs of the last training
+            shutil.rmtree(warehouse.training)
+            report.deleted.append(_below(warehouse.training, warehouse))
+        for address in sinks:
+            sink = stack.enter_context(closing(open_sink(address)))
+            with sink.lock():
+                report.sinks[address] = sink.forget(names)
+        report.artifacts = _mark_artifacts(warehouse)
+        report.left = _files_with(warehouse, names)
+    return report
+
+
+@contextmanager
+def _no_job(warehouse: Warehouse) -> Iterator[None]:
+    """Hold all days' jobs off while files change under them."""
+    with ExitStack() as stack:
+        for path in sorted(warehouse.locks.glob("*.lock")):
+            try:
+                stack.enter_context(FileLock(path).acquire(blocking=False))
+            except Timeout:
+                raise UnavailableError(
+                    f"a job works on {path.stem}; the user is blocked, ask again when it has ended"
+                ) from None
+        yield
+
+
+# --- files ------------------------------------------------------------------------------------
+
+
+def _without_rows(path: Path, names: list[str], warehouse: Warehouse, report: Report) -> None:
+    """Write a Parquet file anew without a user's rows; a quarantine's without their records."""
+    file = pq.ParquetFile(path)
+    if "user_id" in file.schema_arrow.names:
+        table = file.read()
+        users = pc.utf8_trim_whitespace(table["user_id"].cast(pa.string()))
+        is_theirs = pc.fill_null(pc.is_in(users, value_set=pa.array(names)), False)
+        after = table.filter(pc.invert(is_theirs))
+    elif "raw" in file.schema_arrow.names:
+        table = file.read()
+        speaks = [_speaks_of(raw or "", names) for raw in table["raw"].to_pylist()]
+        is_theirs = pa.chunked_array([pa.array(speaks, pa.bool_())])
+        column = table.schema.get_field_index("raw")
+        after = table.set_column(
+            column, table.schema.field(column), pc.if_else(is_theirs, FORGOTTEN, table["raw"])
+        )
+    else:
+        return
+    if n := pc.sum(is_theirs).as_py():
+        rows = max(file.metadata.row_group(0).num_rows, 1)
+        with _replaced(path) as staging:
+            pq.write_table(after, staging, row_group_size=rows)
+        report.rows[_below(path, warehouse)] = n
+
+
+def _without_records(path: Path, names: list[str], warehouse: Warehouse, report: Report) -> None:
+    """Write a raw file anew without a user's records, readable or not."""
+    if path.suffix == ".parquet":
+        _without_rows(path, names, warehouse, report)
+        return
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+    with opened(path, "rt", **text) as file:
+        lines = file.read().splitlines(keepends=True)
+    head = next(csv.reader(lines[:1]), []) if ".csv" in path.suffixes else []
+    kept = [line for line in lines if not _speaks_of(line, names, head)]
+    if len(kept) < len(lines):
+        with _replaced(path) as staging, opened(staging, "wt", **text) as file:
+            file.writelines(kept)
+        report.rows[_below(path, warehouse)] = len(lines) - len(kept)
+
+
+def _speaks_of(record: str, names: list[str], head: list[str] | None = None) -> bool:
+    """Whether a record is one of these users: by its ``user_id`` where it can be read, else by the
+    name as a word in it."""
+    if not any(name in record or json.dumps(name)[1:-1] in record for name in names):
+        return False
+    try:
+        if head:
+            return (
+                dict(zip(head, next(csv.reader([record])), strict=True))["user_id"].strip() in names
+            )
+        return str(json.loads(record)["user_id"]).strip() in names
+    except (ValueError, KeyError, TypeError, csv.Error):
+        return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", record) for name in names)
+
+
+@contextmanager
+def _replaced(path: Path) -> Iterator[Path]:
+    """A path to write to, which then takes the place of another in one step."""
+    staging = path.with_name(f".{uuid.uuid4().hex[:8]}-{path.name}")
+    try:
+        yield staging
+        # Hadoop's checksum of what was there before would call the new content damaged.
+        path.with_name(f".{path.name}.crc").unlink(missing_ok=True)
+        os.replace(staging, path)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+# --- what tells of them -----------------------------------------------------------------------
+
+
+def _correct_manifests(warehouse: Warehouse, mark: str) -> None:
+    """Let manifests and the pointer say what is there now.
+
+    Totals are what the next night subtracts; a fingerprint, and what it is called in the manifest of
+    the state above it, becomes another in the same way; digests are those of the raw files now.
+    """
+    for day, manifest in warehouse.features_manifests().items():
+        if mark in manifest.get("forgotten", []):
+            continue
+        since = manifest["base"]["ds"] if manifest["base"] else None
+        now = raw_digests(warehouse, since, day)
+        manifest["sources"] = {
+            name: now.get(name, digest) for name, digest in manifest["sources"].items()
+        }
+        manifest["fingerprint"] = _next(manifest["fingerprint"], mark)
+        if manifest["base"]:
+            manifest["base"]["fingerprint"] = _next(manifest["base"]["fingerprint"], mark)
+        sequences = warehouse.root / manifest["path"] / "sequences"
+        if sequences.is_dir():
+            counts = pq.read_table(sequences, columns=["n_events", "n_duplicates"])
+            manifest["n_users"] = len(counts)
+            manifest["total_events"] = pc.sum(counts["n_events"]).as_py() or 0
+            manifest["total_duplicates"] = pc.sum(counts["n_duplicates"]).as_py() or 0
+        manifest["forgotten"] = [*manifest.get("forgotten", []), mark]
+        replace_json(warehouse.features(day) / "manifest.json", manifest)
+    for day, run in warehouse.published_days().items():
+        run["n_rows"] = _count_rows(warehouse.root / run["path"])
+        correct_run(warehouse, day, run)
+
+
+def _next(fingerprint: str, mark: str) -> str:
+    return hashlib.sha256(f"{fingerprint}{mark}".encode()).hexdigest()
+
+
+def _count_rows(table: Path) -> int:
+    return sum(pq.read_metadata(path).num_rows for path in table.glob("[!.]*.parquet"))
+
+
+def _mark_artifacts(warehouse: Warehouse) -> list[str]:
+    """Say beside each model that its data is no longer all there; models hold items, not users."""
+    marked = []
+    for index in sorted(warehouse.artifacts.glob("*/artifact.json")):
+        path = index.with_name("forgotten.json")
+        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"n_users": 0}
+        today = datetime.date.today().isoformat()
+        replace_json(path, {"n_users": before["n_users"] + 1, "last": today})
+        marked.append(index.parent.name)
+    return marked
+
+
+def _files_with(warehouse: Warehouse, names: list[str]) -> list[str]:
+    """Files below the warehouse with a name in them, as a word."""
+    words = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names).encode())
+    return [
+        _below(path, warehouse)
+        for path in sorted(warehouse.root.rglob("*"))
+        if path.is_file() and path.suffix != ".parquet" and words.search(path.read_bytes())
+    ]
+
+
+def _below(path: Path, warehouse: Warehouse) -> str:
+    return str(path.relative_to(warehouse.root))
