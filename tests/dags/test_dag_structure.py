@@ -176,7 +176,7 @@ def test_assets_link_the_halves_of_a_night(dags: Any) -> None:
         # 2024-05-06 is a Monday.
         ("weekly_training", "2024-05-02T03:00", "2024-05-06T04:00", "2024-05-05"),
         ("weekly_training", "2024-05-07T12:00", "2024-05-13T04:00", "2024-05-12"),
-        ("retention", "2024-05-07T13:00", "2024-05-08T12:00", "2024-05-08"),
+        ("retention", "2024-05-07T20:00", "2024-05-08T12:00", "2024-05-08"),
     ],
 )
 def test_a_schedule_takes_a_day_that_is_over(
