@@ -118,8 +118,16 @@ def train_job(task_id: str, timeout: timedelta, more: str = "", **settings: Any)
     return _command(task_id, f"train {more}".strip(), timeout, pool=POOL, **settings)
 
 
-def sync_job(task_id: str, timeout: timedelta, **settings: Any) -> BashOperator:
-    """A task that lets the sinks of the night's settings hold the day's published table.
+def expire_job(task_id: str, timeout: timedelta, **settings: Any) -> BashOperator:
+    """A task that deletes what is older, on the run's day, than its days of the night's settings."""
+    return _command(task_id, "expire", timeout, **settings)
+
+
+def sync_job(
+    task_id: str, timeout: timedelta, all_days: bool = False, **settings: Any
+) -> BashOperator:
+    """A task that lets the sinks of the night's settings hold the published table, of the run's day or
+    of all days.
 
     Where there are none it does nothing. A PostgreSQL sink's password may stand in the connection
     ``recommendations_postgres``.
@@ -127,7 +135,7 @@ def sync_job(task_id: str, timeout: timedelta, **settings: Any) -> BashOperator:
     password = (
         "{% set c = conn.get('recommendations_postgres') %}{{ c.password or '' if c else '' }}"
     )
-    task = _command(task_id, "sync", timeout, {"PASSWORD": password}, **settings)
+    task = _command(task_id, "sync", timeout, {"PASSWORD": password}, all_days, **settings)
     task.bash_command = f'PGPASSWORD="${{PASSWORD:-$PGPASSWORD}}" {task.bash_command}'
     return task
 
@@ -137,12 +145,13 @@ def _command(
     command: str,
     timeout: timedelta,
     env: dict[str, str] | None = None,
+    all_days: bool = False,
     **settings: Any,
 ) -> BashOperator:
-    """A task that runs a command of ``recbole-llm`` for the run's day."""
+    """A task that runs a command of ``recbole-llm``, for the run's day or for all days."""
     # Values travel as variables, never as text of the command: the shell must not read a day that
     # somebody typed.
-    flags = '--warehouse "$WAREHOUSE" --config "$CONFIG" --day "$DAY"'
+    flags = '--warehouse "$WAREHOUSE" --config "$CONFIG"' + ("" if all_days else ' --day "$DAY"')
     name, _, more = command.partition(" ")
     return BashOperator(
         task_id=task_id,

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FEATURES_DAG = "nightly_features"
 RECOMMENDATIONS_DAG = "nightly_recommendations"
-DAGS = (FEATURES_DAG, RECOMMENDATIONS_DAG, "weekly_training")
+DAGS = (FEATURES_DAG, RECOMMENDATIONS_DAG, "weekly_training", "retention")
 ALERTS_CONNECTION = "AIRFLOW_CONN_NIGHT_ALERTS"
 USER = "admin"
 UNFINISHED_STATES = (

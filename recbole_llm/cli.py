@@ -1,6 +1,7 @@
 """The console script ``recbole-llm``; ``python -m recbole_llm --model=…`` is its ``run``."""
 
 import argparse
+import datetime
 import json
 import logging
 import os
@@ -86,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
+    expire = add("expire", _expire)
     add("user-key", _user_key)
     forget = add("forget", _forget)
     forget.add_argument("user", help="external user id")
@@ -94,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
     sql.add_argument("--json", action="store_true", help="print one JSON object a row")
     rollback = add("rollback", _rollback)
-    for sub in (nightly, train, lookup, commands.choices["explain"], sync, rollback):
+    for sub in (nightly, train, lookup, commands.choices["explain"], sync, rollback, expire):
         sub.add_argument(
             "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
         )
-    for sub in (train, sync, forget):
+    for sub in (train, sync, forget, expire):
         sub.add_argument(
             "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
         )
@@ -291,6 +293,16 @@ def _user_key(_: argparse.Namespace) -> None:
         f"{path} holds {len(names)} key{'s' * (len(names) > 1)}, the newest {names[-1]}; keep it safe: "
         "without it nobody can be looked up by their id\n"
     )
+
+
+def _expire(args: argparse.Namespace) -> None:
+    """Delete what is older than its days, counted back from a day, or from today."""
+    from recbole_llm.retention import check_retention, expire
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    retention = check_retention(load_yaml(args.config).get("retention"))
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    expire(args.warehouse, retention, args.day or today)
 
 
 def _forget(args: argparse.Namespace) -> None:

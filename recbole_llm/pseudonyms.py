@@ -141,7 +141,8 @@ def _parsed(line: str, number: int, where: str) -> bytes:
 
 def _applied(text: str, keys: Sequence[bytes]) -> str:
     for key in keys:
-        text = f"u_{_hmac(key, text.encode())[:32]}"
+        message = text.encode("utf-8", "surrogateescape")  # an id may be no UTF-8
+        text = f"u_{_hmac(key, message)[:32]}"
     return text
 
 

@@ -73,6 +73,22 @@ def roll_back(warehouse: Warehouse, day: str) -> dict[str, Any] | None:
     return now
 
 
+def withdraw_days(warehouse: Warehouse, before: str) -> list[str]:
+    """Let the tables of days before a day be nobody's any more; the newest day stays.
+
+    Returns:
+        The days, oldest first.
+    """
+    with _locked(warehouse) as days:
+        past = [day for day in sorted(days)[:-1] if day < before]
+        runs = [days.pop(day) for day in past]
+        if past:
+            _write(warehouse, days)
+    for run in runs:
+        warehouse.log_run(run["run_id"], {"status": "expired"})
+    return past
+
+
 def correct_run(warehouse: Warehouse, day: str, run: dict[str, Any]) -> None:
     """Let the pointer say otherwise of a day's run, whose files were changed where they lie."""
     with _locked(warehouse) as days:

@@ -30,6 +30,10 @@ _RUN_COLUMNS = {
     "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ", "path": "VARCHAR",
 }  # fmt: skip
 
+_QUARANTINE_COLUMNS = {
+    "ds": "DATE", "source": "VARCHAR", "reason": "VARCHAR", "raw": "VARCHAR"
+}  # fmt: skip
+
 _TRAINING_COLUMNS = {
     "ds": "DATE", "model_version": "VARCHAR", "verdict": "VARCHAR", "reason": "VARCHAR",
     "data_cut": "DATE", "train_since": "DATE", "champion_before": "VARCHAR",
@@ -63,8 +67,14 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
     _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
     _json_view(database, "metrics_daily", warehouse.metrics, COLUMNS)
     manifests = warehouse.features_manifests().values()
-    quarantines = [f"{root / manifest['path']}/quarantine/*.parquet" for manifest in manifests]
-    _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
+    folders = [root / manifest["path"] / "quarantine" for manifest in manifests]
+    quarantines = [
+        f"{folder}/*.parquet" for folder in folders if folder.is_dir()
+    ]  # not yet expired
+    if quarantines:
+        _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
+    else:
+        _empty_view(database, "quarantine", _QUARANTINE_COLUMNS)
     database.execute(f"SET allowed_directories = {_list([f'{root}/'])}")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
@@ -242,8 +252,12 @@ def _json_view(
         types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
         _view(database, name, f"read_json({_list(files)}, columns = {{{types}}})")
     else:
-        nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
-        _view(database, name, f"(SELECT {nulls}) WHERE false")
+        _empty_view(database, name, columns)
+
+
+def _empty_view(database: duckdb.DuckDBPyConnection, name: str, columns: dict[str, str]) -> None:
+    nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
+    _view(database, name, f"(SELECT {nulls}) WHERE false")
 
 
 def _list(texts: Any) -> str:

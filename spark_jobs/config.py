@@ -10,6 +10,7 @@ import phonenumbers
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
+from recbole_llm.retention import check_retention
 from spark_jobs.bands import check_bands
 from spark_jobs.opinions import MEANINGS
 
@@ -65,6 +66,8 @@ class NightConfig:
     """Runs that a day's table was before and that stay, to roll back to."""
     keep_days: int
     """Days whose state stays to be extended; of older ones the quarantine and the counts stay."""
+    retention: dict[str, int]
+    """Days that each kind is kept, see ``recbole_llm/retention.py``; the jobs do not read it."""
     sinks: list[str]
     """Copies of the published tables, which follow them after ``publish``: ``postgresql://…`` without
     a password, ``delta:FOLDER``. The jobs do not read them."""
@@ -88,7 +91,8 @@ class NightConfig:
                                ("feedback", dict), ("markets", list), ("phone_regions", list),
                                ("exclude_seen", bool), ("carry_over", bool),
                                ("sinks", list), ("bands", dict), ("training", dict),
-                               ("continuation", dict), ("promotion", dict)):  # fmt: skip
+                               ("retention", dict), ("continuation", dict),
+                               ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
             if not isinstance(value, expected):
                 raise ConfigError(f"{name} must be a {expected.__name__}, got {value!r}")
@@ -110,6 +114,7 @@ class NightConfig:
                 "out altogether"
             )
         check_bands(self.bands)
+        check_retention(self.retention)
 
     def _check_names(self) -> None:
         are_lists = all(isinstance(types, list) for types in self.feedback.values())

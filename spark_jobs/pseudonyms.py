@@ -1,14 +1,13 @@
 """Pseudonyms of columns. Each worker reads the keys for itself, so that no plan and no log has them."""
 
-from collections.abc import Callable
+from functools import partial
 
-import pyarrow as pa
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
-from pyspark.sql.functions import arrow_udf  # type: ignore[attr-defined]
 
-from recbole_llm.pseudonyms import UserKeys, keys_source, read_user_keys
+from recbole_llm.pseudonyms import keys_source, read_user_keys
 from spark_jobs.config import NightConfig
+from spark_jobs.text_function import each_text
 
 
 def key_names(config: NightConfig) -> list[str]:
@@ -32,7 +31,8 @@ def keys_before(names: list[str], names_then: list[str]) -> int | None:
 
 def pseudonyms(user_ids: Column, n_keys: int | None = None) -> Column:
     """Pseudonyms of a string column, by the first keys or by all; null stays null."""
-    return _each(user_ids, lambda keys, user_id: keys.pseudonym(user_id, n_keys))
+    source = keys_source()  # where they are, not what they are, travels to the workers
+    return each_text(user_ids, lambda: partial(read_user_keys(source).pseudonym, n_keys=n_keys))
 
 
 def renew_users(frame: DataFrame, n_keys: int | None) -> DataFrame:
@@ -44,18 +44,8 @@ def renew_users(frame: DataFrame, n_keys: int | None) -> DataFrame:
     """
     if n_keys is None:
         return frame
-    return frame.withColumn(
-        "user_id", _each(f.col("user_id"), lambda keys, name: keys.renewed(name, n_keys))
+    source = keys_source()
+    renewed = each_text(
+        f.col("user_id"), lambda: partial(read_user_keys(source).renewed, n_keys=n_keys)
     )
-
-
-def _each(values: Column, name: Callable[[UserKeys, str], str]) -> Column:
-    source = keys_source()  # where they are, not what they are, travels to the workers
-
-    def named(some: pa.Array) -> pa.Array:
-        keys, coded = read_user_keys(source), some.dictionary_encode()
-        names = [name(keys, value) for value in coded.dictionary.to_pylist()]
-        return pa.array(names, pa.string()).take(coded.indices)
-
-    column: Column = arrow_udf(named, "string")(values)
-    return column
+    return frame.withColumn("user_id", renewed)

@@ -48,7 +48,7 @@ def test_killed_jobs_show_nothing_and_come_to_the_same(spark: SparkSession, tmp_
 def test_a_reader_tells_a_table_that_is_not_whole(tmp_path: Path) -> None:
     rows = "SELECT 'u' || (i // 2) AS user_id, (i % 2 + 1)::smallint AS rank, '{run}' AS run_id, "
     rows += "date '2024-05-01' AS ds, 'i' AS item_id, 1::float AS score, '' AS reason, "
-    rows += "'' AS model_version, now() AS generated_at FROM range({n}) t(i)"
+    rows += "'' AS model_version, now() AS generated_at, NULL AS why FROM range({n}) t(i)"
     run = {"k": 2, "n_rows": 8, "run_id": "a", "ds": "2024-05-01"}
     with duckdb.connect() as database:
 

@@ -1,4 +1,4 @@
-"""The three DAGs, held exactly. Run in Airflow's environment:
+"""The DAGs, held exactly. Run in Airflow's environment:
 
 .venv-airflow/bin/python -m pytest tests/dags
 """
@@ -79,6 +79,7 @@ def test_tasks_and_edges(dags: Any) -> None:
             "sync_sinks": set(),
         },
         "weekly_training": {"train": set()},
+        "retention": {"expire": {"sync_all_days"}, "sync_all_days": set()},
     }
 
 
@@ -112,6 +113,8 @@ def test_limits_of_each_task(dags: Any) -> None:
         "sync_sinks": (2, delay, timedelta(hours=2), "default_pool"),
         "measure_night": (2, delay, timedelta(hours=1), "one_machine"),
         "train": (2, delay, timedelta(hours=12), "one_machine"),
+        "expire": (2, delay, timedelta(hours=2), "one_machine"),
+        "sync_all_days": (2, delay, timedelta(hours=2), "default_pool"),
     }
 
 
@@ -173,6 +176,7 @@ def test_assets_link_the_halves_of_a_night(dags: Any) -> None:
         # 2024-05-06 is a Monday.
         ("weekly_training", "2024-05-02T03:00", "2024-05-06T04:00", "2024-05-05"),
         ("weekly_training", "2024-05-07T12:00", "2024-05-13T04:00", "2024-05-12"),
+        ("retention", "2024-05-07T20:00", "2024-05-08T12:00", "2024-05-08"),
     ],
 )
 def test_a_schedule_takes_a_day_that_is_over(
@@ -277,6 +281,20 @@ def test_training_gets_its_arguments_whole(
         "train", "--warehouse", "/data", "--config", "/night.yaml", "--day", day, *more,
     ]  # fmt: skip
     assert not (tmp_path / "planted").exists()
+
+
+def test_what_is_past_its_days_goes_and_the_sinks_follow_for_all_days(
+    dags: Any, tmp_path: Path
+) -> None:
+    from airflow.sdk.execution_time.context import ConnectionAccessor
+
+    names = {("retention", "expire"), ("retention", "sync_all_days")}
+    where = ["--warehouse", "/data", "--config", "/night.yaml"]
+    given = []
+    for task in _tasks(dags, names):
+        done = _render(task, partition_key=DAY, params={"ds": None}, conn=ConnectionAccessor())
+        given.append(_run(done, tmp_path, "sys.argv[1:]"))
+    assert given == [["expire", *where, "--day", DAY], ["sync", *where]]
 
 
 @pytest.mark.parametrize("password", ["", "a 'word'; touch planted"])

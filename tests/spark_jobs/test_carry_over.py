@@ -31,6 +31,7 @@ def _base(folder: Path, withdrawn: list[str], ranks: list[int] | None = None) ->
         "item_id": ["i1", "i2", "i3", "i4", "i5", "i6", "i7", "i8"],
         "score": pa.array(np.arange(8), pa.float32()),
         "reason": ["model"] * 4 + ["popular"] * 2 + ["model"] * 2,
+        "why": pa.array(["because", None] * 4, pa.string()),
     }
     pq.write_table(pa.table(table), folder / "table" / "0.parquet")
     state = pa.table({"user_id": ["a", "c", "e", "g"], "state_hash": [1, 3, 5, 7]})

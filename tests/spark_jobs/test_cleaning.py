@@ -14,6 +14,7 @@ from spark_jobs import schemas
 from spark_jobs.cleaning import check_events, check_items
 from spark_jobs.config import load_night_config
 from spark_jobs.raw_events import read_raw
+from spark_jobs.screening import screened
 from tests.conftest import HOME
 from tests.data import write_events
 
@@ -157,6 +158,14 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
         ],
         key=str,
     )  # fmt: skip
+
+
+def test_bytes_that_are_no_text_stay_what_they_are(spark: SparkSession) -> None:
+    odd = spark.createDataFrame([(b"caf\xe9 a@mail.org",), (None,)], "odd binary").select(
+        f.col("odd").cast("string").alias("text")
+    )
+    rows = odd.select(screened(f.col("text"), []).cast("binary").alias("text")).collect()
+    assert [row["text"] and bytes(row["text"]) for row in rows] == [b"caf\xe9 [e-mail]", None]
 
 
 def test_item_texts_are_screened_and_counted(spark: SparkSession) -> None:

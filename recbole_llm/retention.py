@@ -1,0 +1,95 @@
+"""How long what is kept is kept: each kind of table has its days, and goes after them.
+
+Days are counted back from a day, which the DAG ``retention`` gives: its own. The newest published day
+stays whatever its age, so that readers are never left without a table.
+"""
+
+import datetime
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recbole_llm.errors import ConfigError
+from recbole_llm.published import withdraw_days
+from recbole_llm.warehouse import Warehouse
+
+_log = logging.getLogger(__name__)
+KINDS = ("raw", "quarantine", "tables", "metrics")
+"""What has days in the settings' ``retention``; states have ``keep_days``."""
+
+
+@dataclass(frozen=True)
+class Expired:
+    """What went."""
+
+    raw: list[str]
+    """Days whose raw events were deleted."""
+    quarantine: list[str]
+    """Days whose rejected rows were deleted; their counts stay."""
+    tables: list[str]
+    """Days whose tables were withdrawn and deleted; the sinks follow at their next sync."""
+    metrics: list[str]
+    """Days whose figures and reports were deleted."""
+
+
+def check_retention(settings: Any) -> dict[str, int]:
+    """Check the section ``retention`` of the night's settings.
+
+    Raises:
+        ConfigError: a kind is unknown or missing, or its days are no number of at least 0.
+    """
+    if not isinstance(settings, dict) or settings.keys() != set(KINDS):
+        found = sorted(settings) if isinstance(settings, dict) else settings
+        raise ConfigError(f"retention must hold exactly {list(KINDS)}, got {found}")
+    for kind, days in settings.items():
+        if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+            raise ConfigError(
+                f"retention.{kind} must be a number of days, or 0 for good, got {days!r}"
+            )
+    return settings
+
+
+def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired:
+    """Delete what is older than its days; the same again deletes nothing.
+
+    Args:
+        retention: from ``check_retention``.
+        day: ``YYYY-MM-DD``, from which days are counted back.
+    """
+    oldest = {
+        kind: str(datetime.date.fromisoformat(day) - datetime.timedelta(days=days))
+        for kind, days in retention.items()
+        if days
+    }
+
+    def past(kind: str, folder: Path) -> list[Path]:
+        before = oldest.get(kind, "")
+        return [path for path in sorted(folder.glob("ds=*")) if path.name[3:] < before]
+
+    gone: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for path in past("raw", warehouse.raw_events):
+        shutil.rmtree(path)
+        gone["raw"].append(path.name[3:])
+    for path in past("quarantine", warehouse.root / "features"):
+        folders = [each for each in path.glob("*/quarantine") if each.is_dir()]
+        for folder in folders:
+            shutil.rmtree(folder)
+        gone["quarantine"] += [path.name[3:]] * bool(folders)
+    if "tables" in oldest:
+        withdraw_days(warehouse, oldest["tables"])
+        published = warehouse.published_days()
+        for path in past("tables", warehouse.root / "runs"):
+            if path.name[3:] not in published:
+                shutil.rmtree(path)
+                gone["tables"].append(path.name[3:])
+    for path in sorted(warehouse.metrics.glob("*.json")):
+        if path.stem < oldest.get("metrics", ""):
+            path.unlink()
+            shutil.rmtree(warehouse.reports / f"ds={path.stem}", ignore_errors=True)
+            gone["metrics"].append(path.stem)
+    for kind, days in gone.items():
+        if days:
+            _log.info("%s: %d days went, %s to %s", kind, len(days), days[0], days[-1])
+    return Expired(**gone)

@@ -1,0 +1,93 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from recbole_llm.cli import main
+from recbole_llm.config_files import config_path, load_yaml
+from recbole_llm.errors import ConfigError
+from recbole_llm.published import publish_run
+from recbole_llm.retention import KINDS, check_retention, expire
+from recbole_llm.warehouse import Warehouse, replace_json
+
+DAYS = [f"2024-05-0{n}" for n in range(1, 10)]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path) -> Warehouse:
+    """Nine days of everything."""
+    warehouse = Warehouse(tmp_path / "w")
+    for day in DAYS:
+        paths = [
+            warehouse.raw_events / f"ds={day}" / "e.jsonl",
+            warehouse.features(day) / "a" / "quarantine" / "0.parquet",
+            warehouse.features(day) / "a" / "sequences" / "0.parquet",
+            warehouse.runs(day) / f"run_id=r{day}" / "x" / "0.parquet",
+            warehouse.report(day),
+        ]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(day)
+        replace_json(warehouse.metrics / f"{day}.json", {"ds": day})
+        run = {"ds": day, "run_id": f"r{day}", "path": f"runs/ds={day}/run_id=r{day}/x"}
+        warehouse.log_run(run["run_id"], {"status": "published"})
+        publish_run(warehouse, run, keep_runs=1)
+    return warehouse
+
+
+def _left(warehouse: Warehouse, pattern: str) -> list[str]:
+    return sorted({path.read_text() for path in warehouse.root.glob(pattern)})
+
+
+def test_each_kind_goes_after_its_days(warehouse: Warehouse) -> None:
+    days = {"raw": 5, "quarantine": 3, "tables": 2, "metrics": 0}
+    expired = expire(warehouse, days, "2024-05-09")
+    assert expired.raw == DAYS[:3]
+    assert expired.quarantine == DAYS[:5]
+    assert expired.tables == DAYS[:6]
+    assert expired.metrics == []
+    assert _left(warehouse, "raw/events/*/*") == DAYS[3:]
+    assert _left(warehouse, "features/*/*/quarantine/*") == DAYS[5:]
+    assert _left(warehouse, "features/*/*/sequences/*") == DAYS  # by keep_days
+    assert _left(warehouse, "runs/*/*/*/*.parquet") == DAYS[6:]
+    assert _left(warehouse, "reports/ds=*/*") == DAYS
+    assert list(warehouse.published_days()) == DAYS[6:]
+    assert warehouse.logged_run(f"r{DAYS[0]}")["status"] == "expired"
+    assert warehouse.logged_run(f"r{DAYS[8]}")["status"] == "published"
+    again = expire(warehouse, days, "2024-05-09")
+    assert (again.raw, again.quarantine, again.tables) == ([], [], [])
+
+
+def test_the_newest_table_stays_whatever_its_age(warehouse: Warehouse) -> None:
+    expired = expire(warehouse, dict.fromkeys(KINDS, 1), "2025-01-01")
+    assert expired.tables == DAYS[:8]
+    assert expired.metrics == DAYS
+    assert list(warehouse.published_days()) == DAYS[8:]
+    assert _left(warehouse, "runs/*/*/*/*.parquet") == DAYS[8:]
+    assert _left(warehouse, "reports/ds=*/*") == []
+
+
+def test_the_command_takes_the_settings(warehouse: Warehouse, tmp_path: Path) -> None:
+    config = tmp_path / "night.yaml"
+    retention = dict.fromkeys(KINDS, 0)
+    config.write_text(json.dumps({"retention": {**retention, "raw": 2}}))
+    where = ["--warehouse", str(warehouse.root), "--config", str(config)]
+    assert main(["expire", *where, "--day", "2024-05-05"]) == 0
+    assert _left(warehouse, "raw/events/*/*") == DAYS[2:]
+    config.write_text(json.dumps({"retention": {**retention, "raw": -1}}))
+    assert main(["expire", *where]) == 2
+    assert check_retention(load_yaml(config_path(".", "nightly"))["retention"]) == retention
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (None, "retention must hold exactly .'raw', .*, got None"),
+        ({"raw": 1}, "got .'raw'."),
+        ({**dict.fromkeys(KINDS, 0), "raw": True}, "retention.raw must be a number of days"),
+        ({**dict.fromkeys(KINDS, 0), "raw": "week"}, "or 0 for good, got 'week'"),
+    ],
+)
+def test_settings_that_say_nothing(settings: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_retention(settings)
