@@ -40,19 +40,24 @@ def read_blocks(warehouse: Warehouse) -> Blocks:
     return Blocks(**json.loads(warehouse.forgotten.read_text(encoding="utf-8")))
 
 
-def block(warehouse: Warehouse, first_name: str) -> str:
-    """Add a user to the list; their mark."""
+def block(warehouse: Warehouse, names: list[str]) -> str:
+    """Add a user to the list, by the pseudonym under the oldest key and by the id: nights of either
+    kind know them. The mark of the first.
+
+    Args:
+        names: the first of them, and the last, as ``forget.names_of`` gives them.
+    """
     blocks = read_blocks(warehouse)
-    mark = blocks.mark(first_name)
-    marks = {mark: datetime.date.today().isoformat(), **blocks.marks}
+    today = datetime.date.today().isoformat()
+    marks = {blocks.mark(name): today for name in (names[0], names[-1])} | blocks.marks
     replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
-    return mark
+    return blocks.mark(names[0])
 
 
-def lift(warehouse: Warehouse, first_name: str) -> bool:
+def lift(warehouse: Warehouse, names: list[str]) -> bool:
     """Take a user from the list; whether they stood there."""
     blocks = read_blocks(warehouse)
-    mark = blocks.mark(first_name)
-    marks = {each: day for each, day in blocks.marks.items() if each != mark}
+    theirs = {blocks.mark(name) for name in (names[0], names[-1])}
+    marks = {each: day for each, day in blocks.marks.items() if each not in theirs}
     replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
-    return mark in blocks.marks
+    return len(marks) < len(blocks.marks)

@@ -311,7 +311,7 @@ def _forget(args: argparse.Namespace) -> None:
     from recbole_llm.forget import forget, names_of
 
     if args.lift:
-        was_blocked = lift(args.warehouse, names_of(args.user)[0])
+        was_blocked = lift(args.warehouse, names_of(args.user))
         sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")
         return
     report = forget(args.warehouse, args.user, load_yaml(args.config).get("sinks", []))

@@ -80,7 +80,7 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
             already; the same again goes on.
     """
     names = names_of(user_id)
-    mark = block(warehouse, names[0])
+    mark = block(warehouse, names)
     report = Report()
     with ExitStack() as stack:
         stack.enter_context(_no_job(warehouse))
@@ -98,7 +98,7 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
             sink = stack.enter_context(closing(open_sink(address)))
             with sink.lock():
                 report.sinks[address] = sink.forget(names)
-        report.artifacts = _mark_artifacts(warehouse)
+        report.artifacts = _mark_artifacts(warehouse, mark)
         report.left = _files_with(warehouse, names)
     return report
 
@@ -231,14 +231,15 @@ def _count_rows(table: Path) -> int:
     return sum(pq.read_metadata(path).num_rows for path in table.glob("[!.]*.parquet"))
 
 
-def _mark_artifacts(warehouse: Warehouse) -> list[str]:
+def _mark_artifacts(warehouse: Warehouse, mark: str) -> list[str]:
     """Say beside each model that its data is no longer all there; models hold items, not users."""
     marked = []
     for index in sorted(warehouse.artifacts.glob("*/artifact.json")):
         path = index.with_name("forgotten.json")
-        before = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"n_users": 0}
+        before = json.loads(path.read_text(encoding="utf-8"))["marks"] if path.is_file() else []
+        marks = sorted({*before, mark})  # once, however often it is asked for
         today = datetime.date.today().isoformat()
-        replace_json(path, {"n_users": before["n_users"] + 1, "last": today})
+        replace_json(path, {"n_users": len(marks), "last": today, "marks": marks})
         marked.append(index.parent.name)
     return marked
 

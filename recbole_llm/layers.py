@@ -16,6 +16,7 @@ from recbole_llm.catalogue import Catalogue
 from recbole_llm.losses import Adjustments
 from recbole_llm.name_decoder import NameDecoder
 from recbole_llm.packing import pack
+from recbole_llm.weighted_rows import weighted_rows
 
 _AT_ONCE = {"cpu": 128, "cuda": 4096}
 """Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache,
@@ -83,42 +84,6 @@ ADAPTORS: dict[str, type[LinearAdaptor] | type[MixtureAdaptor]] = {
     "moe": MixtureAdaptor,
 }
 """Maps from text space to hidden space, by the names of the config key ``adaptor``."""
-
-
-class _WeightedRows(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, weights)
-        ctx.n_rows = len(table)
-        return functional.embedding_bag(rows, table, per_sample_weights=weights, mode="sum")
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        rows, weights = ctx.saved_tensors
-        # The transposed sum: a table's row gathers the gradients of the sums that it stands in.
-        found, places = rows.flatten().sort(stable=True)
-        table_grad = functional.embedding_bag(
-            places // rows.shape[1],
-            gradient.contiguous(),
-            torch.searchsorted(found, torch.arange(ctx.n_rows, device=rows.device)),
-            per_sample_weights=weights.flatten()[places],
-            mode="sum",
-        )
-        return table_grad, None, None
-
-
-def weighted_rows(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
-    """PyTorch's weighted ``embedding_bag``, with a backward pass three times as fast on a CPU.
-
-    Args:
-        table: (V, H) float.
-        rows: (C, K) int64 rows of ``table``.
-        weights: (C, K) float, what each counts; without a gradient.
-    Returns:
-        (C, H) float sums.
-    """
-    sums: Tensor = _WeightedRows.apply(table, rows, weights)  # type: ignore[no-untyped-call]
-    return sums
 
 
 class ItemEncoder(nn.Module):

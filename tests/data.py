@@ -1,8 +1,10 @@
 """Small data with known answers, written to files as the real data is."""
 
+import gzip
 import json
 from pathlib import Path
 
+import duckdb
 import torch
 
 from recbole_llm.layers import SequenceConfig, SequenceEncoder
@@ -90,3 +92,18 @@ def write_events(events_folder: Path, day: str, rows: list[dict[str, object] | s
     folder.mkdir(parents=True, exist_ok=True)
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     (folder / "events.jsonl").write_text("".join(f"{line}\n" for line in lines))
+
+
+def files_with(root: Path, text: str) -> list[str]:
+    """Files with a text in their names or bytes, or in their rows, unpacked."""
+    found = []
+    for path in filter(Path.is_file, root.rglob("*")):
+        content = f"{path}".encode() + path.read_bytes()
+        if path.suffix == ".gz":
+            content += gzip.decompress(path.read_bytes())
+        if path.suffix == ".parquet":
+            with duckdb.connect() as database:
+                content += str(database.sql(f"FROM '{path}'").fetchall()).encode()
+        if text.encode() in content:
+            found.append(str(path.relative_to(root)))
+    return found

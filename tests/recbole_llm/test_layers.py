@@ -14,8 +14,8 @@ from recbole_llm.layers import (
     RepeatBias,
     SequenceEncoder,
     last_states,
-    weighted_rows,
 )
+from recbole_llm.weighted_rows import weighted_rows
 from tests.data import SEQUENCE
 
 

@@ -5,7 +5,6 @@ import json
 from collections import Counter
 from pathlib import Path
 
-import duckdb
 import pytest
 from pyspark.sql import SparkSession
 
@@ -17,6 +16,7 @@ from recbole_llm.sinks import open_sink
 from recbole_llm.sync import sync_all
 from recbole_llm.warehouse import Warehouse
 from tests.conftest import night_runner
+from tests.data import files_with
 
 pytestmark = pytest.mark.spark
 DAYS = ["2024-05-01", "2024-05-02", "2024-05-03"]
@@ -36,8 +36,8 @@ def test_a_user_is_forgotten_and_stays_away(  # noqa: PLR0915
     keys = tmp_path / "keys"
     monkeypatch.setenv(KEYS_FILE, str(keys))
     name = NAME
+    add_user_key(keys)
     if user_ids == "pseudonym":
-        add_user_key(keys)
         name = UserKeys([bytes.fromhex(keys.read_text().strip())]).pseudonym(NAME)
     warehouse = Warehouse(small_warehouse)
     for path in warehouse.raw_events.glob("*/events.jsonl"):
@@ -71,7 +71,7 @@ def test_a_user_is_forgotten_and_stays_away(  # noqa: PLR0915
     assert json.loads(artifact.read_text())["n_users"] == 1
     for root in (small_warehouse, tmp_path / "delta"):
         for text in {NAME, name}:
-            assert _files_with(root, text) == []
+            assert files_with(root, text) == []
     with pytest.raises(NotFoundError, match=f"'{name}' is not in the table"):
         lookup(warehouse, NAME)
     assert lookup(warehouse, "u2").recommendations == others
@@ -80,6 +80,7 @@ def test_a_user_is_forgotten_and_stays_away(  # noqa: PLR0915
     assert after["n_users"] == before["n_users"] - 1
     assert main(["forget", NAME, *flags]) == 0  # nothing is left to do
     assert json.loads(capsys.readouterr().out)["rows"] == {}
+    assert json.loads(artifact.read_text())["n_users"] == 1
 
     third = warehouse.raw_events / f"ds={DAYS[2]}" / "again.jsonl"
     events = [
@@ -91,10 +92,10 @@ def test_a_user_is_forgotten_and_stays_away(  # noqa: PLR0915
     night = warehouse.features_manifest(DAYS[2])
     assert night["base"]["ds"] == DAYS[1]
     assert night["reasons"]["events.forgotten"] == 3
-    rest = {path.split("/")[0] for path in _files_with(small_warehouse, NAME)}
+    rest = {path.split("/")[0] for path in files_with(small_warehouse, NAME)}
     assert rest == {"raw"}
     if user_ids == "pseudonym":
-        assert _files_with(small_warehouse, name) == []
+        assert files_with(small_warehouse, name) == []
     with pytest.raises(NotFoundError, match="is not in the table"):
         lookup(warehouse, NAME)
 
@@ -103,18 +104,3 @@ def test_a_user_is_forgotten_and_stays_away(  # noqa: PLR0915
     assert capsys.readouterr().out.splitlines()[-2:] == ["lifted", "nobody of that id is blocked"]
     run(DAYS[2])
     assert [row["item_id"] for row in lookup(warehouse, NAME).history] == ["i9", "i10", "i11"]
-
-
-def _files_with(root: Path, text: str) -> list[str]:
-    """Files with a text in their names or bytes, or in their rows, unpacked."""
-    found = []
-    for path in filter(Path.is_file, root.rglob("*")):
-        content = f"{path}".encode() + path.read_bytes()
-        if path.suffix == ".gz":
-            content += gzip.decompress(path.read_bytes())
-        if path.suffix == ".parquet":
-            with duckdb.connect() as database:
-                content += str(database.sql(f"FROM '{path}'").fetchall()).encode()
-        if text.encode() in content:
-            found.append(str(path.relative_to(root)))
-    return found

@@ -16,6 +16,7 @@ from spark_jobs.prepare_features import prepare
 from spark_jobs.publish import publish
 from spark_jobs.score_users import score
 from tests.conftest import night_runner
+from tests.data import files_with
 
 pytestmark = pytest.mark.spark
 DAYS = ["2024-05-01", "2024-05-02", "2024-05-03"]
@@ -41,19 +42,6 @@ def _write_keys(path: Path, *keys: bytes) -> None:
     path.chmod(0o600)
 
 
-def _files_with(root: Path, text: str) -> list[str]:
-    found = []
-    for path in root.rglob("*"):
-        if path.is_file():
-            content = path.read_bytes()
-            if path.suffix == ".parquet":
-                with duckdb.connect() as database:
-                    content += str(database.sql(f"FROM '{path}'").fetchall()).encode()
-            if text.encode() in content:
-                found.append(str(path.relative_to(root)))
-    return found
-
-
 def test_nobodys_id_is_written_and_a_key_can_be_rotated(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -65,7 +53,7 @@ def test_nobodys_id_is_written_and_a_key_can_be_rotated(
     steps = (prepare, score, publish, measure)
     for day in DAYS[:2]:
         warehouse = run(day, steps=steps)
-    assert {path.partition("/")[0] for path in _files_with(warehouse.root, NAME)} == {"raw"}
+    assert {path.partition("/")[0] for path in files_with(warehouse.root, NAME)} == {"raw"}
     pseudonym = UserKeys([OLD]).pseudonym(NAME)
     found = lookup(warehouse, NAME)
     assert found.user_id == pseudonym
@@ -98,7 +86,7 @@ def test_nobodys_id_is_written_and_a_key_can_be_rotated(
     assert figures["control_hit"] is not None
     for key in (OLD, NEW):
         assert key.hex() not in caplog.text
-        assert not _files_with(rotated.root, key.hex())
+        assert not files_with(rotated.root, key.hex())
 
     _write_keys(path, NEW)
     with pytest.raises(ConfigError, match="has pseudonyms by the keys .*, and the keys here are"):
