@@ -29,6 +29,8 @@ class Catalogue(NamedTuple):
     """(V, K) float, adding up to 1."""
     text_vectors: Tensor | None
     """(V, E) float, whitened; None without text."""
+    popularity: Tensor | None = None
+    """(V,) float, in ``item_bias`` already and in the loss too; None where popularity is learnt."""
 
 
 def build_catalogue(
@@ -37,6 +39,7 @@ def build_catalogue(
     n_neighbors: int,
     id_prior: float,
     new_item_bias: float,
+    popularity: Tensor | None = None,
 ) -> Catalogue:
     """Tell known items from new ones and find each item's neighbors.
 
@@ -46,6 +49,7 @@ def build_catalogue(
         n_neighbors: K, 0 for a model without ID vectors.
         id_prior: events that the neighbors' mean weighs.
         new_item_bias: of an item without events that a text describes.
+        popularity: (V,) float, in nats, what is known of it before training.
     """
     is_known = counts > 0
     has_text = _has_text(is_known, text_vectors)
@@ -54,13 +58,15 @@ def build_catalogue(
     if text_vectors is not None and n_neighbors:
         neighbors, weights = text_neighbors(text_vectors, is_known & has_text, n_neighbors)
     has_neighbors = has_text & bool(neighbors.shape[1])
+    bias = item_bias(is_known, text_vectors, new_item_bias)
     return Catalogue(
         is_known=is_known,
-        item_bias=item_bias(is_known, text_vectors, new_item_bias),
+        item_bias=bias if popularity is None else bias + popularity,
         id_shares=id_shares(counts, has_neighbors, id_prior),
         neighbors=neighbors,
         neighbor_weights=weights,
         text_vectors=text_vectors,
+        popularity=popularity,
     )
 
 

@@ -1,10 +1,11 @@
 """LLMSeqRec's data: whole sequences, and the items' texts as vectors."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from recbole.config import Config
 from recbole.utils.enum_type import FeatureSource, FeatureType
@@ -14,6 +15,7 @@ from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
 from recbole_llm.item_text import read_text_columns, render_texts
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
+from recbole_llm.private_training import Noise, noised_popularity, plan_noise
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.text_cache import encode_cached
 from recbole_llm.text_maps import TextMap, language_map, word_map
@@ -34,7 +36,12 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         item_table: text columns of the ``.item`` file by external item id; None without the file.
         user_table: columns of the ``.user`` file by external user id; None where it is of no use.
         text_maps: one an encoder, what ``text_vectors`` did last; empty before.
+        noise: of training rows that a private training learns from; None without one.
+        popularity: (V,) float32 in nats, what such a training starts from; None without.
     """
+
+    noise: Noise | None = None
+    popularity: torch.Tensor | None = None
 
     def __init__(self, config: Config) -> None:
         if config["benchmark_filename"] is not None:
@@ -46,6 +53,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         self.options: ModelOptions = model_options(config)
         self.train_since = self.options.train_since
         self.replay_share = self.options.replay_share
+        self.newest_window_alone = self.options.privacy is not None
         self.item_table: pd.DataFrame | None = None
         self.user_table: pd.DataFrame | None = None
         self.text_maps: list[TextMap] = []
@@ -66,6 +74,12 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         # An item that people met but the file omits stays: RecBole would drop its interactions.
         met = pd.unique(self.inter_feat[self.iid_field].dropna())
         absent = [item for item in met if item not in self.item_table.index]
+        if absent and self.options.privacy is not None:
+            raise DataError(
+                f"{len(absent)} items of the .inter file have no row in {filepath}, such as "
+                f"{absent[:3]}: with privacy.epsilon the .item file has to list the catalogue, or the "
+                "model's items would tell who met them"
+            )
         if absent:
             self.logger.warning(
                 f"{len(absent)} items of the .inter file have no row in {filepath}, such as "
@@ -73,6 +87,36 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             )
         self.set_field_property(self.iid_field, FeatureType.TOKEN, FeatureSource.ITEM, 1)
         return pd.DataFrame({self.iid_field: [*self.item_table.index, *absent]})
+
+    def _get_remap_list(self, field_list: Any) -> Any:
+        """Give ids in the order of the events, and in a private training, which is not to tell that
+        order, of the catalogue."""
+        order = super()._get_remap_list(field_list)
+        return order if self.options.privacy is None else order[::-1]
+
+    def build(self) -> list[Self]:
+        """Split and thin as the parent does; for a private training, count with noise, once."""
+        train, valid, test = super().build()
+        privacy = self.options.privacy
+        if privacy is not None and len(train):
+            size, epochs = self.config["train_batch_size"], self.config["epochs"]
+            train.noise = plan_noise(privacy, len(train), size, epochs)
+            if train.noise.popularity_noise:
+                rows = train[torch.arange(len(train))]
+                met = torch.cat([rows[self.item_id_list_field], rows[self.iid_field][:, None]], 1)
+                train.popularity = noised_popularity(
+                    [*met], self.item_num, train.noise.popularity_noise
+                )
+        return [train, valid, test]
+
+    def item_counts(self) -> NDArray[np.int64]:
+        """(V,) events of each item in the training rows; in a private training, which may not know
+        them, as many as weigh half in ``id_prior``."""
+        if self.options.privacy is None:
+            return super().item_counts()
+        counts = np.full(self.item_num, max(round(self.options.id_prior), 1))
+        counts[0] = 0
+        return counts
 
     def _check_has_text(self) -> None:
         if self.item_table is None or self.item_table.empty or not len(self.item_table.columns):

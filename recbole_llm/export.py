@@ -1,7 +1,7 @@
 """From a trained model in RecBole to an artifact that needs RecBole no more."""
 
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,7 @@ def export_artifact(
             "metrics": metrics,
             "options": options_as_dict(dataset.options),
             "versions": {name: version(name) for name in _LIBRARIES},
+            **({} if model.noise is None else {"privacy": asdict(model.noise)}),
         },
     )
     path = write_artifact(artifact, root)

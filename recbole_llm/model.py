@@ -60,9 +60,11 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             vectors = dataset.text_vectors(str(self.device))
             text_vectors = torch.from_numpy(vectors).to(self.device)
         self.text_maps = dataset.text_maps
+        self.noise = dataset.noise
         catalogue = build_catalogue(
             counts, text_vectors, options.id_neighbors if options.uses_id else 0, options.id_prior,
             options.new_item_bias,
+            None if dataset.popularity is None else dataset.popularity.to(self.device),
         )  # fmt: skip
         for name, value in catalogue._asdict().items():
             # A checkpoint does not carry what the data and the cache hold, but what training changed.
@@ -172,19 +174,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         Raises:
             TrainingError: the loss is not finite; the message names the batch's users.
         """
-        if self.average is not None:  # of the weights as the last step left them
-            self.average.update_parameters(self.network)
-        item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
-        catalogue = self.catalogue
-        if self.tuned is not None:
-            self._is_stale = True
-            met = torch.cat([item_seq.flatten(), last])
-            catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
-        loss = training_loss(
-            self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
-            interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
-            self._disliked(interaction[self.USER_ID]) if len(self.disliked_items) else None,
-        )  # fmt: skip
+        self.step_average()
+        loss = self.user_loss(interaction)
         if self.tuned is not None:
             loss = loss + self.tuned.text_loss()
         if not torch.isfinite(loss):
@@ -194,6 +185,25 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
                 "and their items' texts, or lower learning_rate"
             )
         return loss
+
+    def step_average(self) -> None:
+        """Take the weights, as the last step left them, into their average."""
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+
+    def user_loss(self, interaction: Interaction) -> Tensor:
+        """What the batch's users say, and nothing else: a scalar, in nats."""
+        item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
+        catalogue = self.catalogue
+        if self.tuned is not None:
+            self._is_stale = True
+            met = torch.cat([item_seq.flatten(), last])
+            catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
+        return training_loss(
+            self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
+            interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
+            self._disliked(interaction[self.USER_ID]) if len(self.disliked_items) else None,
+        )  # fmt: skip
 
     def _disliked(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """(P,) places in a batch, and (P,) items that the users there dislike."""

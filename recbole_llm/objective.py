@@ -69,6 +69,10 @@ def training_loss(
         Scalar float32, in nats.
     """
     candidates = objective.candidates(catalogue.is_known, item_seq, last)
+    log_weights = candidates.log_weights
+    if catalogue.popularity is not None:
+        known_before = catalogue.popularity[candidates.items]
+        log_weights = known_before if log_weights is None else log_weights + known_before
     items = network.items(candidates.items, catalogue)  # (C, H)
     is_real = item_seq > 0
     states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)
@@ -97,7 +101,7 @@ def training_loss(
         score_vectors(items, config),
         Targets(columns, following.shares[is_trained]),
         adjustments,
-        candidates.log_weights,
+        log_weights,
     )
     if disliked is None or not len(disliked[0]):
         return loss

@@ -51,6 +51,17 @@ class FinetuneOptions:
 
 
 @dataclass(frozen=True)
+class PrivacyOptions:
+    """How far a model may depend on any one user; the keys that begin with ``privacy.``."""
+
+    epsilon: float
+    delta: float | None
+    """None stands for a tenth of one over the number of users."""
+    max_grad_norm: float
+    popularity_share: float
+
+
+@dataclass(frozen=True)
 class ModelOptions:
     """What LLMSeqRec reads of RecBole's config, checked. ``configs/model/LLMSeqRec.yaml`` says
     what each field means."""
@@ -63,6 +74,8 @@ class ModelOptions:
     text_cache: Path
     finetune: FinetuneOptions | None
     """None leaves the encoder frozen."""
+    privacy: PrivacyOptions | None
+    """None learns from everybody as much as it can."""
     adaptor: str
     id_neighbors: int
     id_prior: float
@@ -208,6 +221,7 @@ def model_options(config: Config) -> ModelOptions:
         text_whitening=float(config["text_whitening"]),
         text_cache=Path(cache),
         finetune=_finetune_options(config),
+        privacy=_privacy_options(config),
         adaptor=config["adaptor"],
         id_neighbors=config["id_neighbors"],
         id_prior=float(config["id_prior"]),
@@ -277,6 +291,45 @@ def _finetune_options(config: Config) -> FinetuneOptions | None:
         mask_prob=float(config["encoder.mask_prob"]),
         gradient_checkpointing=config["encoder.gradient_checkpointing"],
     )
+
+
+def _privacy_options(config: Config) -> PrivacyOptions | None:
+    _check(config, "privacy.max_grad_norm", float, lambda v: v > 0, "above 0")
+    _check(config, "privacy.popularity_share", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    if config["privacy.epsilon"] is None:
+        return None
+    _check(config, "privacy.epsilon", float, lambda v: 0 < v < math.inf, "above 0, or ~")
+    if config["privacy.delta"] is not None:
+        _check(config, "privacy.delta", float, lambda v: 0 < v < 1, "in (0, 1), or ~")
+    _refuse_what_is_not_private(config)
+    delta = config["privacy.delta"]
+    return PrivacyOptions(
+        epsilon=float(config["privacy.epsilon"]),
+        delta=None if delta is None else float(delta),
+        max_grad_norm=float(config["privacy.max_grad_norm"]),
+        popularity_share=float(config["privacy.popularity_share"]),
+    )
+
+
+def _refuse_what_is_not_private(config: Config) -> None:
+    """Raise ConfigError for settings by which users reach the model past the noise."""
+    reasons = {
+        "warm_start": "the earlier model's weights know its users",
+        "encoder.finetune": "the encoder's gradients are not noised",
+        "enable_amp": "each user's gradient is clipped in full precision",
+    }
+    given = [f"{key} ({reason})" for key, reason in reasons.items() if config[key]]
+    if config["item_inter_num_interval"] not in (None, "[0,inf)"):
+        given.append("item_inter_num_interval (which items stay depends on who met them)")
+    if not config["single_spec"]:
+        given.append("nproc above 1 (one process draws the users of a step)")
+    if config["eval_args"]["group_by"] != "user":
+        given.append("eval_args.group_by other than user (a user's split depends on other users)")
+    if given:
+        raise ConfigError(
+            f"privacy.epsilon cannot be kept with {', '.join(given)}: leave it out, or leave out "
+            "privacy.epsilon"
+        )
 
 
 def options_as_dict(options: ModelOptions) -> dict[str, Any]:

@@ -38,11 +38,13 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
     anew each time they are read, are mixed in so that these are not forgotten.
 
     Attributes:
+        newest_window_alone: a user has one training row and what is before it is not learnt.
         train_since: in the unit of the time field; None learns from all events.
         replay_share: windows of older targets over those of new ones.
     """
 
     inter_feat: Any  # a DataFrame while loading, an Interaction afterwards
+    newest_window_alone: bool = False
     train_since: float | None = None
     replay_share: float = 0.0
     _is_new: Tensor | None = None
@@ -146,7 +148,10 @@ class WholeSequenceDataset(SequentialDataset):  # type: ignore[misc]
         is_last = np.r_[users[1:] != users[:-1], True]
         ends = np.flatnonzero(is_last)[np.cumsum(np.r_[0, is_last[:-1]])]
         steps_back = ends - np.arange(len(users))
-        return rows[np.sort(order[steps_back % self.max_item_list_len == 0])]
+        is_kept = steps_back % self.max_item_list_len == 0
+        if self.newest_window_alone:
+            is_kept = steps_back == 0
+        return rows[np.sort(order[is_kept])]
 
     def training_pairs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(N,) items and (N,) the items that followed them, once for each row of the split."""

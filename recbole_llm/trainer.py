@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from recbole_llm.errors import ArtifactError
+from recbole_llm.errors import ArtifactError, ConfigError
+from recbole_llm.private_training import PrivateSteps
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
@@ -36,16 +37,41 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             self.distributed_model = DistributedDataParallel(self.model, device_ids=devices)
         path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
         self.saved_model_file: str = str(path)
+        self._private: PrivateSteps | None = None
+
+    def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train as RecBole does; privately, to the last epoch, and validate what came of it."""
+        noise = getattr(train_data._dataset, "noise", None)
+        if noise is None:
+            return super().fit(train_data, valid_data, *args, **kwargs)
+        self.logger.info(f"private: {noise}")
+        self._private = PrivateSteps(self.model, self.optimizer, train_data._dataset, noise)
+        super().fit(train_data, None, *args, **kwargs)
+        if valid_data:
+            self.best_valid_result = self.evaluate(valid_data, load_best_model=False)
+            self.best_valid_score = self.best_valid_result[self.valid_metric]
+        return self.best_valid_score, self.best_valid_result
 
     def _build_optimizer(self, **kwargs: Any) -> Any:
         groups = getattr(self.model, "parameter_groups", None)
         return super()._build_optimizer(**({"params": groups()} if groups else {}), **kwargs)
 
-    def _train_epoch(self, *args: Any, **kwargs: Any) -> Any:
+    def _train_epoch(
+        self,
+        train_data: Any,
+        epoch_idx: int,
+        *args: Any,
+        show_progress: bool = False,
+        **kwargs: Any,
+    ) -> Any:
         # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
         # process when it is imported; it checks every gradient and costs a fifth of an epoch.
         with torch.autograd.set_detect_anomaly(False):
-            return super()._train_epoch(*args, **kwargs)
+            if self._private is not None:
+                return self._private.epoch(epoch_idx, show_progress)
+            return super()._train_epoch(
+                train_data, epoch_idx, *args, show_progress=show_progress, **kwargs
+            )
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write weights, optimiser and counters; only the first process writes."""
@@ -70,7 +96,13 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             self.logger.info(f"Saving current: {path}")
 
     def resume_checkpoint(self, resume_file: str) -> None:
-        """Go on from a checkpoint of this class: weights, optimiser, epoch and best score."""
+        """Go on from a checkpoint of this class: weights, optimiser, epoch and best score.
+
+        Raises:
+            ConfigError: of a private training, which releases all its noise in one go.
+        """
+        if self.config["privacy.epsilon"] is not None:
+            raise ConfigError("a private training cannot be gone on with: train anew")
         self.saved_model_file = str(resume_file)
         tensors, counters = _read_checkpoint(self.saved_model_file)
         self._load_weights(tensors)

@@ -12,7 +12,7 @@ lock() { # lock ENVIRONMENT FILE
 }
 
 "${PYTHON:-python3.11}" -m venv "$work/main"
-"$work/main/bin/pip" install -qq "torch==2.13.0" ".[spark,postgres,delta,adapt,compress,explain,tune,dev]"
+"$work/main/bin/pip" install -qq "torch==2.13.0" ".[spark,postgres,delta,adapt,compress,explain,private,tune,dev]"
 lock "$work/main" requirements/main.lock
 "${PYTHON:-python3.11}" -m venv "$work/airflow"
 "$work/airflow/bin/pip" install -qq -r requirements/airflow.in

@@ -71,6 +71,6 @@ def test_only_storing_and_distributing_differ_from_recbole() -> None:
     own = {name for name in vars(LLMSeqRecTrainer) if callable(getattr(LLMSeqRecTrainer, name))}
     assert issubclass(LLMSeqRecTrainer, Trainer)
     assert own == {
-        "__init__", "_build_optimizer", "_train_epoch", "_save_checkpoint", "resume_checkpoint",
+        "__init__", "fit", "_build_optimizer", "_train_epoch", "_save_checkpoint", "resume_checkpoint",
         "evaluate", "_load_weights",
     }  # fmt: skip
