@@ -6,9 +6,11 @@
 **membership**: a random half of the users is trained on; items and all else are as they are. Then each
 user's loss is taken as training takes it, mean cross-entropy over their windows, without dropout, by
 the weights that rank, over the whole catalogue. A user with a low loss is guessed to be one of the
-half; ``auc`` is the area under the curve of that guess, .5 for a coin. Arms: ``default``, which stops ten
-validations after its best and ranks by the best weights; ``stopped early``, after two; ``never
-stopped``, the weights after ``--epochs`` epochs; ``private``, ``configs/private.yaml``.
+half; ``auc`` is the area under the curve of that guess, .5 for a coin.
+
+Arms: ``default``, which stops ten validations after its best and ranks by the best weights; ``stopped
+early``, after two; ``never stopped``, the weights after ``--epochs`` epochs; ``private``,
+``configs/private.yaml``.
 
 Source: the loss threshold of Yeom et al., arXiv:1709.01604. It is the simplest attack; others guess
 better, and epsilon bounds them all.
