@@ -178,6 +178,10 @@ def build_config(
     for file in config_file_list or []:
         if not Path(file).is_file():
             raise ConfigError(f"no config file at {file}")
+    if Path(dataset).name != dataset or dataset == "..":
+        raise ConfigError(
+            f"a data set is named, got {dataset!r}; give its parent folder by --data_path=..."
+        )
     try:
         get_model(model)
     except (ValueError, ModuleNotFoundError, AttributeError):

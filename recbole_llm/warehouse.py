@@ -101,7 +101,9 @@ class Warehouse:
     def features_manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of all days with finished features, oldest day first."""
         files = (self.root / "features").glob("ds=*/manifest.json")
-        manifests = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(files))
+        manifests = (
+            _inside(json.loads(file.read_text(encoding="utf-8")), file) for file in sorted(files)
+        )
         return {manifest["ds"]: manifest for manifest in manifests}
 
     def scored_manifest(self, day: str) -> dict[str, Any]:
@@ -123,7 +125,9 @@ class Warehouse:
         pointer = _read(
             self.champion, f"no champion in {self.artifacts}: run 'recbole-llm train' first"
         )
-        return self.artifacts / str(pointer["model_version"])
+        version = str(pointer["model_version"])
+        _inside({"path": version}, self.champion)
+        return self.artifacts / version
 
     def published_days(self) -> dict[str, dict[str, Any]]:
         """The published run of each day, oldest day first; empty before the first night.
@@ -146,6 +150,9 @@ class Warehouse:
                 f"{POINTER_VERSION}; install the version of recbole_llm that wrote it"
             )
         days: dict[str, dict[str, Any]] = pointer["days"]
+        for run in days.values():
+            for each in [run, *run.get("before", [])]:
+                _inside(each, self.published)
         return dict(sorted(days.items()))
 
     def published_run(self, day: str | None) -> dict[str, Any]:
@@ -268,5 +275,20 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
 def _read(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(absent)
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return _inside(json.loads(path.read_text(encoding="utf-8")), path)
+
+
+def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
+    """A record whose paths stay where they belong.
+
+    Raises:
+        ArtifactError: one leaves its folder.
+    """
+    for key in ("path", "features_path"):
+        path = Path(record.get(key) or "")
+        if path.is_absolute() or ".." in path.parts:
+            raise ArtifactError(
+                f"{source} has the {key} {str(path)!r}, expected one below its root folder; restore "
+                "the file, somebody else wrote into it"
+            )
+    return record
