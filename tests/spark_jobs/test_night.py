@@ -198,6 +198,7 @@ def test_runs_and_quarantine_can_be_queried(
         (["sql", "DROP VIEW runs"], 2, "only one SELECT is allowed"),
         (["sql", "SELECT 1; SELECT 2"], 2, "only one SELECT is allowed, got 2"),
         (["sql", "SELECT nothing FROM runs"], 2, "the query failed"),
+        (["sql", "SELECT user_id::INT FROM recommendations"], 2, "the query failed: Conversion"),
         (["sql", "SELECT * FROM read_text('/etc/hostname')"], 2, "the query failed"),
         (["sql", "COPY runs TO 'x.csv'"], 2, "only one SELECT is allowed"),
     ],
