@@ -103,7 +103,7 @@ def run_sql(warehouse: Warehouse, sql: str) -> duckdb.DuckDBPyRelation:
             raise ConfigError(f"only one SELECT is allowed, got {len(kinds)} statements: {sql!r}")
         relation = database.sql(sql)
         if relation is not None:
-            relation.execute()  # what fails on the way fails here
+            relation = relation.materialize()  # so that what fails on the way fails here
     except duckdb.Error as error:
         raise ConfigError(f"the query failed: {error}") from None
     if relation is None:
