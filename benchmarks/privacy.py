@@ -164,7 +164,7 @@ def _some_users(generator: np.random.Generator, others: Any = None) -> type[Any]
             super().data_augmentation()
             users = self.inter_feat[self.uid_field].numpy()
             if others is None:
-                self.members = generator.permutation(self.user_num)[: self.user_num // 2]
+                self.members = 1 + generator.permutation(self.user_num - 1)[: self.user_num // 2]
                 is_kept = np.isin(users, self.members)
             else:
                 is_kept = ~np.isin(users, others.members)
