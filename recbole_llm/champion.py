@@ -86,11 +86,14 @@ def train_champion(
         "text_cache": str(warehouse.text_cache),
         "data_cut": cut,
     }
-    if champion and not cold:
+    cold_because = "asked for" if cold else None if champion else "no champion"
+    if settings.get("privacy.epsilon") is not None:
+        cold_because = "privacy.epsilon: the champion's weights know its users"
+    if champion and not cold_because:
         own["warm_start"] = str(warehouse.champion_artifact())
     given = {key: value for key, value in settings.items() if key != "model"}
     since = None
-    if champion and not cold and newest_days:
+    if champion and not cold_because and newest_days:
         since = _first_day(cut, newest_days, champion)
         given |= {**continuation, "train_since": _start_s(since)}
     result = train(settings["model"], dataset, None, {**own, **given})
@@ -106,10 +109,7 @@ def train_champion(
         "best_epoch": result.best_epoch,
         "train_seconds": round(time.monotonic() - started, 1),
         "test_ndcg": result.test_result[_METRIC],
-        **(
-            result.start
-            or {"warm_from": None, "cold_because": "asked for" if cold else "no champion"}
-        ),
+        **(result.start or {"warm_from": None, "cold_because": cold_because}),
     }
     verdict, reason = "first", "there was no champion"
     if champion:

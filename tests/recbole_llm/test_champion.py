@@ -6,6 +6,7 @@ from typing import Any
 
 import duckdb
 import pytest
+import yaml
 
 from recbole_llm.champion import _first_day, train_champion
 from recbole_llm.dataset import LLMSeqRecDataset
@@ -138,6 +139,22 @@ def test_a_challenger_of_the_newest_days_alone(
 
     train_champion(warehouse, _config(tmp_path, 15, days=3), NEXT_DAY, if_none=False, cold=True)
     assert learnt["since"] is None
+
+
+def test_a_private_challenger_starts_cold(warehouse: Warehouse, tmp_path: Path) -> None:
+    train_champion(warehouse, _config(tmp_path, 1), DAY, if_none=True)
+    config = _config(tmp_path, 1, days=3)
+    content = yaml.safe_load(config.read_text())
+    content["training"]["privacy.epsilon"] = 8.0
+    config.write_text(yaml.safe_dump(content))
+    train_champion(warehouse, config, NEXT_DAY, if_none=False)
+    (told,) = [
+        decision
+        for file in warehouse.decisions.glob("*.json")
+        if (decision := json.loads(file.read_text()))["ds"] == NEXT_DAY
+    ]
+    assert told["warm_from"] is told["train_since"] is None
+    assert told["cold_because"] == "privacy.epsilon: the champion's weights know its users"
 
 
 def test_what_the_champion_has_not_seen_is_learnt_however_few_days_are_asked_for() -> None:
