@@ -20,10 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import check_record, is_list_of, parse_json
 
 NETWORK, TOKENIZER = "encoder.onnx", "tokenizer.json"
 _ABOUT = "compressed.json"
 _FORMAT_VERSION = 1
+_KINDS = {
+    "format_version": int, "before": list, "after": list, "max_tokens": int, "encoder": str,
+    "layers": list, "bits": int, "size": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,20 @@ def read_compressed(folder: Path) -> CompressedEncoder:
     """
     path = folder / _ABOUT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = check_record(
+            parse_json(path.read_bytes()), _KINDS, path, ConfigError, "compress the encoder again"
+        )
         version = content.pop("format_version")
         if version != _FORMAT_VERSION:
             raise ConfigError(
                 f"{path} has format {version!r}, this version reads {_FORMAT_VERSION}; "
                 "compress the encoder again"
             )
+        for name in ("before", "after", "layers"):
+            if not is_list_of(int, content[name]) or any(not 0 <= n < 2**31 for n in content[name]):
+                raise ValueError(f"{name} must be numbers of at least 0")
         return CompressedEncoder(**content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; compress the encoder again") from None
 
 

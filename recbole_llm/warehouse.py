@@ -32,10 +32,25 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
+from recbole_llm.json_files import check_record, read_json
 
 _log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
+_MANIFEST = {
+    "ds": str, "attempt": str, "path": str, "first_ds": str, "base": dict | None, "fingerprint": str, "settings": dict,
+    "user_keys": list, "sources": dict,
+}  # fmt: skip
+_RUN = {
+    "ds": str, "run_id": str, "path": str, "features_path": str, "model_version": str,
+    "settings": dict, "k": int,
+}  # fmt: skip
+_PUBLISHED = {
+    "ds": str, "run_id": str, "path": str, "before?": list, "features_path?": str,
+    "model_version?": str, "settings?": dict, "k?": int, "n_rows?": int,
+}  # fmt: skip
+"""What must stand in a manifest, a scored run and a day's entry; who needs what may be absent from an
+entry looks for it."""
 
 
 class Warehouse:
@@ -93,15 +108,14 @@ class Warehouse:
         Raises:
             NotFoundError: no features were prepared for that day.
         """
-        return _read(
-            self.features(day) / "manifest.json",
-            f"no features for {day}: run prepare_features for that day first",
-        )
+        path = self.features(day) / "manifest.json"
+        absent = f"no features for {day}: run prepare_features for that day first"
+        return _manifest(_read(path, absent), path)
 
     def features_manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of all days with finished features, oldest day first."""
         files = (self.root / "features").glob("ds=*/manifest.json")
-        manifests = (json.loads(file.read_text(encoding="utf-8")) for file in sorted(files))
+        manifests = (_manifest(read_json(file), file) for file in sorted(files))
         return {manifest["ds"]: manifest for manifest in manifests}
 
     def scored_manifest(self, day: str) -> dict[str, Any]:
@@ -110,9 +124,9 @@ class Warehouse:
         Raises:
             NotFoundError: no run was scored for that day.
         """
-        return _read(
-            self.runs(day) / "scored.json", f"no scored run for {day}: run score_users first"
-        )
+        path = self.runs(day) / "scored.json"
+        found = _read(path, f"no scored run for {day}: run score_users first")
+        return _run(found, path, _RUN)
 
     def champion_artifact(self) -> Path:
         """Folder of the model in use.
@@ -123,6 +137,7 @@ class Warehouse:
         pointer = _read(
             self.champion, f"no champion in {self.artifacts}: run 'recbole-llm train' first"
         )
+        check_record(pointer, {"model_version": str}, self.champion)
         return self.artifacts / str(pointer["model_version"])
 
     def published_days(self) -> dict[str, dict[str, Any]]:
@@ -133,19 +148,20 @@ class Warehouse:
         """
         if not self.published.is_file():
             return {}
-        try:
-            pointer = json.loads(self.published.read_text(encoding="utf-8"))
-            found = pointer["format_version"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"{self.published} is damaged ({error!r}); restore it, every reader needs it"
-            ) from None
+        pointer = check_record(read_json(self.published), {"format_version": int}, self.published)
+        found = pointer["format_version"]
         if found != POINTER_VERSION:
             raise ArtifactError(
                 f"{self.published} has format {found!r}, this version reads "
                 f"{POINTER_VERSION}; install the version of recbole_llm that wrote it"
             )
-        days: dict[str, dict[str, Any]] = pointer["days"]
+        days: dict[str, dict[str, Any]] = check_record(pointer, {"days": dict}, self.published)[
+            "days"
+        ]
+        for run in days.values():
+            _run(run, self.published, _PUBLISHED)
+            for earlier in run.setdefault("before", []):
+                _run(earlier, self.published, _PUBLISHED)
         return dict(sorted(days.items()))
 
     def published_run(self, day: str | None) -> dict[str, Any]:
@@ -165,6 +181,16 @@ class Warehouse:
             )
         return days[day]
 
+    def state_of(self, run: dict[str, Any]) -> Path:
+        """Folder of the features that a published run was scored from.
+
+        Raises:
+            ArtifactError: the pointer does not name it.
+        """
+        return self.root / str(
+            check_record(run, {"features_path": str}, self.published)["features_path"]
+        )
+
     def logged_run(self, run_id: str) -> dict[str, Any]:
         """A run's row in the table ``runs``.
 
@@ -177,7 +203,7 @@ class Warehouse:
     def measured_days(self) -> dict[str, dict[str, Any]]:
         """Row and details of each measured day, oldest first."""
         files = sorted(self.metrics.glob("*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        return {file.stem: check_record(read_json(file), {}, file) for file in files}
 
     def report(self, day: str) -> Path:
         """The page about a night."""
@@ -186,7 +212,7 @@ class Warehouse:
     def log_run(self, run_id: str, changes: dict[str, Any]) -> None:
         """Set columns of a run's row in the table ``runs``."""
         path = self.run_log / f"{run_id}.json"
-        row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        row = check_record(read_json(path), {}, path) if path.is_file() else {}
         replace_json(path, {**row, **changes})
 
 
@@ -199,7 +225,7 @@ def check_day(text: str) -> str:
     try:
         if datetime.date.fromisoformat(text).isoformat() == text:
             return text
-    except ValueError:
+    except (ValueError, TypeError):
         pass
     raise ConfigError(f"a day is written YYYY-MM-DD, as 2024-05-01, got {text!r}")
 
@@ -268,5 +294,23 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
 def _read(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(absent)
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return check_record(read_json(path), {}, path)
+
+
+def _manifest(record: Any, path: Path) -> dict[str, Any]:
+    manifest = check_record(record, _MANIFEST, path)
+    if manifest["base"] is not None:
+        check_record(manifest["base"], {"ds": str, "fingerprint": str}, f"base in {path}")
+    return manifest
+
+
+def _run(record: Any, path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
+    """A run whose day is one, and whose settings have what readers ask for."""
+    run = check_record(record, kinds, f"a run in {path}")
+    try:
+        check_day(run["ds"])
+    except ConfigError as error:
+        raise ArtifactError(f"a run in {path} has no day: {error}; restore it") from None
+    keys = {"user_keys?": list, "exclude_seen?": bool, "max_per_category?": int, "markets?": list}
+    check_record(run.get("settings", {}), keys, f"settings of a run in {path}")
+    return run

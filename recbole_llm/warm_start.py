@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import is_list_of, parse_json
 from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring.artifact import TRAINING_STATE
@@ -75,7 +76,7 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
         with safe_open(folder / TRAINING_STATE, framework="pt") as file:
             about = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        before, items = json.loads(about["shape"]), json.loads(about["items"])
+        before, items = _told_of(about, state)
     except FileNotFoundError:
         return _cold(tokens, f"{folder.name} has no {TRAINING_STATE}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -109,6 +110,21 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
     _log.info("warm start from %s: %d items known, %d new",
               folder.name, len(new_rows), told["n_new_items"])  # fmt: skip
     return told
+
+
+def _told_of(about: dict[str, str], state: dict[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
+    """The shape and the items that a file's header tells of.
+
+    Raises:
+        ValueError: these are none, or its tensors are not one row an item.
+    """
+    before, items = parse_json(about["shape"]), parse_json(about["items"])
+    if not isinstance(before, dict) or not is_list_of(str, items):
+        raise ValueError("its header tells no shape or no items")
+    rows = [state[name] for name in (_NETWORK + _ID_VECTORS, _ADAPTED) if name in state]
+    if any(each.ndim != 2 or len(each) != len(items) + 1 for each in rows):
+        raise ValueError(f"its tensors do not have a row for each of {len(items)} items")
+    return before, items
 
 
 def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:

@@ -127,8 +127,10 @@ def modules(folder: Path) -> Target:
     """``modules.json`` of a sentence encoder's folder."""
     from recbole_llm.text_encoder import _check_modules
 
-    content = [{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"},
-               {"idx": 1, "name": "1", "path": "1_Pooling", "type": "sentence_transformers.models.Pooling"}]  # fmt: skip
+    content = [
+        {"idx": n, "name": str(n), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for n, (path, kind) in enumerate([("", "Transformer"), ("1_Pooling", "Pooling")])
+    ]
     path = folder / "modules.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     return file_target(path, lambda: _check_modules(folder), json_documents)

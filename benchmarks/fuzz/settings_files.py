@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from benchmarks.fuzz.shapes import damaged, yaml_documents
 from benchmarks.fuzz.target import Target, file_target
 
-_ITEM = b"item_id:token\ttitle:token_seq\tyear:float\ni1\tA film\t1990\ni2\tA \"b\xc3\xbcok\t\n"
+_ITEM = b'item_id:token\ttitle:token_seq\tyear:float\ni1\tA film\t1990\ni2\tA "b\xc3\xbcok\t\n'
 _INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
     f"u{user}\ti{(user + step) % 4}\t{step}\n" for user in range(4) for step in range(4)
 )
@@ -17,7 +17,7 @@ _INTER = "user_id:token\titem_id:token\ttimestamp:float\n" + "".join(
 
 def night(folder: Path) -> Target:
     """The night's settings, all sections of them."""
-    from recbole_llm.champion import _continuation
+    from recbole_llm.champion import _continuation, _cut, _first_day
     from recbole_llm.config_files import config_path, load_yaml
     from recbole_llm.judge import promotion_rules
     from recbole_llm.retention import check_retention, expire
@@ -31,8 +31,10 @@ def night(folder: Path) -> Target:
     def read() -> None:
         content = load_yaml(path)
         expire(Warehouse(folder), check_retention(content.get("retention")), "2024-05-01")
-        promotion_rules(content.get("promotion"), path)
-        _continuation(content.get("continuation"), path)
+        rules = promotion_rules(content.get("promotion"), path)
+        days, _ = _continuation(content.get("continuation"), path)
+        champion = {"data_cut": "2024-05-01", "model_version": "m"}
+        _first_day(_cut("2024-05-03", champion, rules), days, champion)
         load_night_config(path)
 
     return _yaml_target(path, read, valid)
@@ -90,7 +92,9 @@ def model_settings(folder: Path) -> Target:
     valid |= {
         "data_path": str(folder), "epochs": 1, "train_batch_size": 8, "learning_rate": 0.001, "seed": 1,
         "topk": [10], "valid_metric": "NDCG@10", "metrics": ["Recall", "NDCG"], "use_gpu": False,
-        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "eval_args": {
+            "split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"
+        },
         "train_neg_sample_args": None, "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
         "show_progress": False, "item_inter_num_interval": "[0,inf)", "field_separator": "\t",
     }  # fmt: skip

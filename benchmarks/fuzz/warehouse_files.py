@@ -1,4 +1,4 @@
-"""Targets: pointers, manifests and tables of a warehouse, and raw files as they are read without Spark."""
+"""Targets: pointers, manifests and tables of a warehouse, and raw files read without Spark."""
 
 import gzip
 import io
@@ -170,7 +170,8 @@ def raw_file(name: str, valid: bytes) -> Callable[[Path], Target]:
 
         def read(data: bytes) -> None:
             write(path, data)
-            forgetting._without_records(path, ["u1"], warehouse, forgetting.Report())
+            with forgetting._naming_damaged(path):
+                forgetting._without_records(path, ["u1"], warehouse, forgetting.Report())
             write(path, data)
             if path.suffix == ".parquet":
                 raw_events._schema(path)
