@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--part", choices=("membership", "curve"), nargs="+",
                         default=["membership", "curve"])  # fmt: skip
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--epochs", type=int, default=60, help="of the arm that never stops")
+    parser.add_argument("--epochs", type=int, default=200, help="of the arm that never stops")
     args = parser.parse_args()
     about = describe_run()
     about["versions"]["opacus"] = version("opacus")

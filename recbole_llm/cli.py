@@ -2,19 +2,21 @@
 
 import argparse
 import datetime
+import io
 import json
 import logging
 import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from recbole_llm.config_files import config_path, flags_as_dict, load_yaml
 from recbole_llm.errors import ConfigError, RecboleLlmError
+from recbole_llm.printable import printable, printable_lines
 from recbole_llm.warehouse import Warehouse, check_day
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], None] = args.command
         command(args)
     except RecboleLlmError as error:
-        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.stderr.write(printable_lines(f"{type(error).__name__}: {error}") + "\n")
         return error.exit_code
     return 0
 
@@ -266,7 +268,7 @@ def _lookup(args: argparse.Namespace) -> None:
             tables = opened.enter_context(closing(open_sink(args.source)))
         found = lookup(args.warehouse, args.user, args.day, args.k, tables=tables)
     if args.json:
-        sys.stdout.write(json.dumps(asdict(found), default=str, ensure_ascii=False) + "\n")
+        _print_json(asdict(found))
         return
     lines = [f"user {found.user_id} on {found.ds}, model {found.model_version}, history:"]
     lines += [
@@ -280,7 +282,7 @@ def _lookup(args: argparse.Namespace) -> None:
         for r in found.recommendations
     ]
     lines += [f"table: {found.path or args.source}"]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join(map(printable, lines)) + "\n")
 
 
 def _user_key(_: argparse.Namespace) -> None:
@@ -364,7 +366,12 @@ def _sql(args: argparse.Namespace) -> None:
     relation = run_sql(args.warehouse, args.query)
     if args.json:
         for row in relation.fetchall():
-            record = dict(zip(relation.columns, row, strict=True))
-            sys.stdout.write(json.dumps(record, default=str, ensure_ascii=False) + "\n")
+            _print_json(dict(zip(relation.columns, row, strict=True)))
     else:
-        relation.show(max_width=160)
+        with redirect_stdout(io.StringIO()) as shown:
+            relation.show(max_width=160)
+        sys.stdout.write(printable_lines(shown.getvalue()))
+
+
+def _print_json(record: dict[str, Any]) -> None:
+    sys.stdout.write(printable(json.dumps(record, default=str, ensure_ascii=False)) + "\n")

@@ -126,7 +126,9 @@ def _naming_damaged(path: Path) -> Iterator[None]:
     """Name the file that cannot be read; nobody can say whether the user is in it."""
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, zlib.error, csv.Error) as error:
+    except (
+        pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error
+    ) as error:  # fmt: skip
         if getattr(error, "errno", None) is not None:
             raise  # the file system's
         raise DataError(

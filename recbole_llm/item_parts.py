@@ -173,8 +173,8 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
 def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
     for number, source in enumerate(index["sources"]):
         words = source["words"]
-        if words is not None and not is_list_of(str, words):
-            raise ValueError(f"the words of {source['encoder']!r} are no texts")
+        if not isinstance(source["encoder"], str) or not is_list_of(str, words or []):
+            raise ValueError(f"source {number} has no name, or words that are no texts")
         yield TextPart(
             source["encoder"],
             tensors[f"{number}.matrix"].float(),

@@ -57,7 +57,11 @@ def check_record(
             continue
         value = record.get(key)
         # JSON tells True from 1, and Python does not.
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+        if (
+            key not in record
+            or not isinstance(value, kind)
+            or (isinstance(value, bool) and kind is not bool)
+        ):
             found = told(value) if key in record else "nothing"
             wanted = getattr(kind, "__name__", str(kind))
             raise raised(f"{where} is damaged: expected {key} as {wanted}, got {found}; {remedy}")

@@ -150,7 +150,7 @@ class OnnxEncoder:
                 f"encoder {folder} cannot be read: {type(error).__name__}: {error}; "
                 "compress the encoder again"
             ) from error
-        self._threads = threads
+        self._threads, self._folder, self._size = threads, folder, about.size
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Encode texts to (N, E) float32, one row a text, in order."""
@@ -159,5 +159,15 @@ class OnnxEncoder:
 
     def _encode_one(self, text: str) -> NDArray[np.float32]:
         ids = np.array([self._frame(text)], dtype=np.int64)  # (1, T)
-        vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids})[0]
+        try:
+            vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids})[0]
+        except Exception as error:  # classes of its own, as above
+            raise ConfigError(
+                f"encoder {self._folder} cannot read {text[:80]!r}: {error}; compress the encoder again"
+            ) from error
+        if np.shape(vectors) != (1, self._size) or vectors.dtype != np.float32:
+            raise ConfigError(
+                f"encoder {self._folder} gives {np.shape(vectors)} for a text, expected one vector of "
+                f"{self._size}; compress the encoder again"
+            )
         return vectors

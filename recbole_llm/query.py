@@ -6,6 +6,7 @@ Views: ``recommendations`` (every published day), ``recommendations_latest`` (th
 ``recbole_llm.figures`` says what each column is).
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ _TRAINING_COLUMNS = {
 
 
 def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with the six views; it can read the warehouse and nothing else.
+    """An in-memory database with the six views; it can open their files and no other.
 
     Raises:
         NotFoundError: nothing is published yet.
@@ -58,25 +59,31 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
         warehouse.published_run(None)  # raises, saying what to do
     database = duckdb.connect()
     root = warehouse.root
-    tables = {day: f"{root / run['path']}/*.parquet" for day, run in days.items()}
+    tables = {day: _files(root / run["path"], "parquet") for day, run in days.items()}
+    every_table = list(itertools.chain.from_iterable(tables.values()))
     # Tables of earlier versions have fewer columns.
-    _view(
-        database, "recommendations", f"read_parquet({_list(tables.values())}, union_by_name = true)"
-    )
-    _view(database, "recommendations_latest", f"read_parquet({_list([tables[max(tables)]])})")
-    _json_view(database, "runs", warehouse.run_log, _RUN_COLUMNS)
-    _json_view(database, "trainings", warehouse.decisions, _TRAINING_COLUMNS)
-    _json_view(database, "metrics_daily", warehouse.metrics, COLUMNS)
+    _view(database, "recommendations", f"read_parquet({_list(every_table)}, union_by_name = true)")
+    _view(database, "recommendations_latest", f"read_parquet({_list(tables[max(tables)])})")
+    opened = [*every_table]
+    for name, folder, columns in (
+        ("runs", warehouse.run_log, _RUN_COLUMNS),
+        ("trainings", warehouse.decisions, _TRAINING_COLUMNS),
+        ("metrics_daily", warehouse.metrics, COLUMNS),
+    ):
+        rows = _files(folder, "json")  # one each
+        types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
+        _view(
+            database,
+            name,
+            f"read_json({_list(rows)}, columns = {{{types}}})" if rows else _empty(columns),
+        )
+        opened += rows
     manifests = warehouse.features_manifests().values()
     folders = [root / manifest["path"] / "quarantine" for manifest in manifests]
-    quarantines = [
-        f"{folder}/*.parquet" for folder in folders if folder.is_dir()
-    ]  # not yet expired
-    if quarantines:
-        _view(database, "quarantine", f"read_parquet({_list(quarantines)})")
-    else:
-        _empty_view(database, "quarantine", _QUARANTINE_COLUMNS)
-    database.execute(f"SET allowed_directories = {_list([f'{root}/'])}")
+    quarantines = [file for folder in folders for file in _files(folder, "parquet")]
+    source = f"read_parquet({_list(quarantines)})" if quarantines else _empty(_QUARANTINE_COLUMNS)
+    _view(database, "quarantine", source)
+    database.execute(f"SET allowed_paths = {_list([*opened, *quarantines])}")
     database.execute("SET enable_external_access = false")
     database.execute("SET lock_configuration = true")
     return database
@@ -97,7 +104,7 @@ def run_sql(warehouse: Warehouse, sql: str) -> duckdb.DuckDBPyRelation:
             raise ConfigError(f"only one SELECT is allowed, got {len(kinds)} statements: {sql!r}")
         relation = database.sql(sql)
         if relation is not None:
-            relation.execute()  # type: ignore[operator]  # what fails in the rows, fails here
+            relation = relation.materialize()  # so that what fails on the way fails here
     except duckdb.Error as error:
         raise ConfigError(f"the query failed: {error}") from None
     if relation is None:
@@ -250,20 +257,13 @@ def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
         raise ArtifactError(f"the files of {name} cannot be read: {error}; restore them") from None
 
 
-def _json_view(
-    database: duckdb.DuckDBPyConnection, name: str, folder: Path, columns: dict[str, str]
-) -> None:
-    """A view with a row for each JSON file of a folder, which may have none."""
-    if files := sorted(str(path) for path in folder.glob("*.json")):
-        types = ", ".join(f"{column}: '{kind}'" for column, kind in columns.items())
-        _view(database, name, f"read_json({_list(files)}, columns = {{{types}}})")
-    else:
-        _empty_view(database, name, columns)
-
-
-def _empty_view(database: duckdb.DuckDBPyConnection, name: str, columns: dict[str, str]) -> None:
+def _empty(columns: dict[str, str]) -> str:
     nulls = ", ".join(f"NULL::{kind} AS {column}" for column, kind in columns.items())
-    _view(database, name, f"(SELECT {nulls}) WHERE false")
+    return f"(SELECT {nulls}) WHERE false"
+
+
+def _files(folder: Path, kind: str) -> list[str]:
+    return sorted(str(path) for path in folder.glob(f"*.{kind}"))
 
 
 def _list(texts: Any) -> str:

@@ -26,6 +26,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -34,6 +35,7 @@ from typing import Any, TextIO
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.json_files import check_record, read_json
 
+_NO_PATH = re.compile("[\0\ud800-\udfff]")
 _log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
@@ -137,8 +139,9 @@ class Warehouse:
         pointer = _read(
             self.champion, f"no champion in {self.artifacts}: run 'recbole-llm train' first"
         )
-        check_record(pointer, {"model_version": str}, self.champion)
-        return self.artifacts / str(pointer["model_version"])
+        version: str = check_record(pointer, {"model_version": str}, self.champion)["model_version"]
+        _inside({"path": version}, self.champion)
+        return self.artifacts / version
 
     def published_days(self) -> dict[str, dict[str, Any]]:
         """The published run of each day, oldest day first; empty before the first night.
@@ -294,14 +297,14 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
 def _read(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(absent)
-    return check_record(read_json(path), {}, path)
+    return _inside(check_record(read_json(path), {}, path), path)
 
 
 def _manifest(record: Any, path: Path) -> dict[str, Any]:
     manifest = check_record(record, _MANIFEST, path)
     if manifest["base"] is not None:
         check_record(manifest["base"], {"ds": str, "fingerprint": str}, f"base in {path}")
-    return manifest
+    return _inside(manifest, path)
 
 
 def _run(record: Any, path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
@@ -313,4 +316,21 @@ def _run(record: Any, path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
         raise ArtifactError(f"a run in {path} has no day: {error}; restore it") from None
     keys = {"user_keys?": list, "exclude_seen?": bool, "max_per_category?": int, "markets?": list}
     check_record(run.get("settings", {}), keys, f"settings of a run in {path}")
-    return run
+    return _inside(run, path)
+
+
+def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
+    """A record whose paths stay where they belong.
+
+    Raises:
+        ArtifactError: one leaves its folder.
+    """
+    for key in ("path", "features_path"):
+        text = record.get(key) or ""
+        is_path = isinstance(text, str) and not _NO_PATH.search(text)
+        if not is_path or Path(text).is_absolute() or ".." in Path(text).parts:
+            raise ArtifactError(
+                f"{source} has the {key} {text!r}, expected one below its root folder; restore "
+                "the file, somebody else wrote into it"
+            )
+    return record

@@ -88,6 +88,9 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
     if not isinstance(model.network.items.adaptor, LinearAdaptor | None):
         return _cold(tokens, "only the linear adaptor can be carried to other text vectors")
 
+    if not _fits(model, state):
+        return _cold(tokens, f"the tensors of {folder / TRAINING_STATE} are of another network")
+
     row = {item: number for number, item in enumerate(items, start=1)}
     new_rows = [new for new, token in enumerate(tokens) if new and token in row]
     if not new_rows:
@@ -125,6 +128,23 @@ def _told_of(about: dict[str, str], state: dict[str, Tensor]) -> tuple[dict[str,
     if any(each.ndim != 2 or len(each) != len(items) + 1 for each in rows):
         raise ValueError(f"its tensors do not have a row for each of {len(items)} items")
     return before, items
+
+
+def _fits(model: LLMSeqRec, state: dict[str, Tensor]) -> bool:
+    """Whether a state has what each weight is made of; its items are as many as it likes."""
+    for name, value in model.network.state_dict().items():
+        is_adaptor = name.startswith(_ADAPTOR)
+        found = state.get(_ADAPTED if is_adaptor else _NETWORK + name)
+        if found is None or found.is_complex():
+            return False
+        shape = tuple(value.shape)
+        if is_adaptor:  # (H, E), and what it made of the items is (V, H)
+            shape = (*found.shape[:1], value.shape[0])
+        elif name == _ID_VECTORS:
+            shape = (*found.shape[:1], value.shape[1])
+        if tuple(found.shape) != shape:
+            return False
+    return True
 
 
 def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:

@@ -28,6 +28,8 @@ _MAX_ID_LENGTH = 256
 _ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
 """Control characters, line breaks and double quotes, which RecBole's files, like many a tool's, take
 for markup; what a wrong encoding leaves; a list or a record where a word belongs."""
+_ACTIVE = "[\\p{Cc}\\p{Zl}\\p{Zp}\\x{202A}-\\x{202E}\\x{2066}-\\x{2069}]"
+"""What a text must not hold: a terminal obeys it, PostgreSQL refuses it, or it turns what is read."""
 _BLANK = "^[\\s\\p{Z}]*$"
 _DATE = "^\\s*[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}"
 """Spark reads a time without a date as today's."""
@@ -141,7 +143,8 @@ def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
 
     Args:
         raw: string columns ``RAW_ITEM_COLUMNS``, ``malformed`` and ``ds``.
-        phone_regions: for ``screening.screen``, which every text goes through.
+        phone_regions: for ``screening.screen``, which every text goes through. Control characters in
+            texts become blanks.
     Returns:
         ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``ds`` (date),
         ``reason``, ``raw``, and ``is_screened``, whether something was taken out. Of a day's rows with
@@ -160,7 +163,7 @@ def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
     )
     rows = raw.select(
         f.trim("item_id").alias("item_id"),
-        *(f.trim(f.coalesce(name, f.lit(""))).alias(name) for name in schemas.ITEM_COLUMNS[1:]),
+        *(_inert(name).alias(name) for name in schemas.ITEM_COLUMNS[1:]),
         f.when(available == "", f.lit(True))
         .otherwise(available.try_cast("boolean"))
         .alias("available"),
@@ -193,6 +196,13 @@ def first_fault(faults: list[tuple[Column, str]]) -> Column:
 
 def _is_blank(name: str) -> Column:
     return f.coalesce(name, f.lit("")).rlike(_BLANK)
+
+
+def _inert(name: str) -> Column:
+    """A text with blanks for its control characters; others keep their bytes, UTF-8 or not."""
+    text = f.coalesce(name, f.lit(""))
+    blank = f.regexp_replace(text, _ACTIVE, " ")
+    return f.trim(f.when(text.rlike(_ACTIVE), blank).otherwise(text))
 
 
 def _is_finite(number: Column) -> Column:

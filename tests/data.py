@@ -70,11 +70,18 @@ def write_atomic(
     return folder
 
 
-def write_cycle(parent: Path, name: str = "cycle", n_users: int = 36) -> Path:
-    """Users of different lengths on the cycle, and one item that has a text and no interactions."""
+def write_cycle(
+    parent: Path, name: str = "cycle", n_users: int = 36, titles: dict[str, str] | None = None
+) -> Path:
+    """Users of different lengths on the cycle, and one item that has a text and no interactions.
+
+    Args:
+        titles: of some items, in place of theirs.
+    """
     sequences = {f"u{n}": walk(n, 6 + n % 9) for n in range(n_users)}
     texts = {item: f"Film {item} of the cycle" for item in CYCLE}
-    return write_atomic(parent, name, sequences, {**texts, "cold": "A film nobody has met"})
+    texts = {**texts, "cold": "A film nobody has met", **(titles or {})}
+    return write_atomic(parent, name, sequences, texts)
 
 
 def random_artifact(

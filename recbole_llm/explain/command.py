@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.explain.table import Asked, ask_table
+from recbole_llm.printable import printable
 from recbole_llm.warehouse import Warehouse, replace_text
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def explain(
         replace_text(output, render_page(explanation, about))
     ranks = _ranks(asked)
     if as_json:
-        return json.dumps(_as_dict(explanation, about, ranks), ensure_ascii=False) + "\n"
+        record = _as_dict(explanation, about, ranks)
+        return printable(json.dumps(record, ensure_ascii=False)) + "\n"
     lines = [
         ", ".join([*(f"{k} {v}" for k, v in about.items()), f"model {explanation.model_version}"])
     ]
@@ -79,7 +81,7 @@ def explain(
         lines += _lines(item, ranks.get(item.item_id))
     if output is not None:
         lines.append(f"page: {output}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def _load_explainer() -> "type[Explainer]":

@@ -96,3 +96,32 @@ def test_a_damaged_pointer_is_told(tmp_path: Path) -> None:
         warehouse.published.write_text(text)
         with pytest.raises(ArtifactError, match="published.json is damaged.* restore it"):
             warehouse.published_days()
+
+
+@pytest.mark.parametrize("path", ["../other", "/etc", "runs/../../x"])
+def test_a_pointer_that_leaves_the_warehouse_is_not_followed(tmp_path: Path, path: str) -> None:
+    warehouse = Warehouse(tmp_path)
+    fine = {"ds": "2024-05-01", "path": "runs/a", "features_path": "features/a"}
+    for run in (
+        {**fine, "path": path},
+        {**fine, "features_path": path},
+        {**fine, "before": [{**fine, "path": path}]},
+    ):
+        replace_json(warehouse.published, {"format_version": 1, "days": {"2024-05-01": run}})
+        with pytest.raises(ArtifactError, match="below its root folder; restore the file"):
+            warehouse.published_run(None)
+    replace_json(warehouse.champion, {"model_version": path})
+    with pytest.raises(ArtifactError, match=r"champion.json has the path"):
+        warehouse.champion_artifact()
+    for manifest in (
+        warehouse.features("2024-05-01") / "manifest.json",
+        warehouse.runs("2024-05-01") / "scored.json",
+    ):
+        replace_json(manifest, {**fine, "path": path})
+    for read in (
+        lambda: warehouse.features_manifest("2024-05-01"),
+        warehouse.features_manifests,
+        lambda: warehouse.scored_manifest("2024-05-01"),
+    ):
+        with pytest.raises(ArtifactError, match="below its root folder"):
+            read()

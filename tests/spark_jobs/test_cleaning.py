@@ -160,6 +160,20 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
     )  # fmt: skip
 
 
+def test_control_characters_leave_the_texts(spark: SparkSession) -> None:
+    hostile = "\x1b[2J\x00Heat\u202e\r\n</script>\x9b'; --\t"
+    raw = spark.createDataFrame(
+        [("a", hostile, hostile, hostile)],
+        "item_id string, title string, category string, description string",
+    ).withColumns({"ds": f.lit("2024-05-02"), **{
+        name: f.lit(None).cast("string") for name in ("available", "markets", "malformed")
+    }})  # fmt: skip
+    (row,) = check_items(raw, ["US"]).collect()
+    for name in ("title", "category", "description"):
+        assert row[name] == "[2J Heat   </script> '; --"
+    assert row["reason"] is None
+
+
 def test_bytes_that_are_no_text_stay_what_they_are(spark: SparkSession) -> None:
     odd = spark.createDataFrame([(b"caf\xe9 a@mail.org",), (None,)], "odd binary").select(
         f.col("odd").cast("string").alias("text")

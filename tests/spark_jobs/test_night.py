@@ -123,6 +123,29 @@ def test_a_repeated_night_replaces_only_its_day_with_the_same_rows(night: Any) -
     assert _table(warehouse) == first
 
 
+def test_sql_opens_the_views_files_and_no_other(published: Warehouse) -> None:
+    root = published.root
+    features = root / published.published_run(None)["features_path"]
+    database = connect(published)
+    for name in ("recommendations", "recommendations_latest", "runs", "quarantine"):
+        assert database.sql(f"SELECT * FROM {name}").fetchall()
+    state = next((features / "sequences").glob("*.parquet"))
+    for source in (
+        f"'{state}'",
+        f"read_parquet('{features}/sequences/*.parquet')",
+        f"read_text('{published.published}')",
+        f"read_blob('{root}/artifacts/*/items.json')",
+        f"read_csv('{root}/raw/events/**')",
+        f"glob('{root}/**')",
+        f"parquet_metadata('{state}')",
+        f"sniff_csv('{state}')",
+        "read_json('https://example.org/x.json')",
+        f"query($$ FROM '{state}' $$)",
+    ):
+        with pytest.raises(ConfigError, match="the query failed: Permission Error"):
+            run_sql(published, f"SELECT * FROM {source}").fetchall()
+
+
 def test_a_lookup_after_the_days_state_was_deleted(night: Any) -> None:
     for day in ("2024-05-01", DAY, "2024-05-03"):
         warehouse = night(day, keep_days=1)
@@ -175,6 +198,7 @@ def test_runs_and_quarantine_can_be_queried(
         (["sql", "DROP VIEW runs"], 2, "only one SELECT is allowed"),
         (["sql", "SELECT 1; SELECT 2"], 2, "only one SELECT is allowed, got 2"),
         (["sql", "SELECT nothing FROM runs"], 2, "the query failed"),
+        (["sql", "SELECT user_id::INT FROM recommendations"], 2, "the query failed: Conversion"),
         (["sql", "SELECT * FROM read_text('/etc/hostname')"], 2, "the query failed"),
         (["sql", "COPY runs TO 'x.csv'"], 2, "only one SELECT is allowed"),
     ],

@@ -20,9 +20,11 @@ DAY = "2024-05-02"
 HOSTILE = "</b><script>alert(1)</script> \"'&"
 
 
-def train_cycle(folder: Path, encoder: str, **settings: Any) -> Path:
-    """An artifact of a model that was trained on the cycle."""
-    write_cycle(folder)
+def train_cycle(
+    folder: Path, encoder: str, titles: dict[str, str] | None = None, **settings: Any
+) -> Path:
+    """An artifact of a model that was trained on the cycle, or on items of other titles there."""
+    write_cycle(folder, titles=titles)
     given = {
         "hidden_size": 16, "n_layers": 2, "inner_size": 16, "learning_rate": 0.02,
         "MAX_ITEM_LIST_LENGTH": 5, "train_batch_size": 16, "text_size": 8, "epochs": 8,
@@ -46,9 +48,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_encoders: dict[str, P
 
 @pytest.fixture
 def night(tmp_path: Path, trained: Path) -> Warehouse:
-    """A published night of two users. Both took the item that they met last out of their histories, and
+    """A published night of ``publish_night``."""
+    return publish_night(tmp_path / "warehouse", trained)
+
+
+def publish_night(root: Path, trained: Path) -> Warehouse:
+    """Publish a night of two users. Both took the item that they met last out of their histories, and
     one met an item that the model does not know."""
-    warehouse = Warehouse(tmp_path / "warehouse")
+    warehouse = Warehouse(root)
     warehouse.artifacts.mkdir(parents=True)
     (warehouse.artifacts / trained.name).symlink_to(trained)
     scorer = load_scorer(trained)
@@ -60,8 +67,8 @@ def night(tmp_path: Path, trained: Path) -> Warehouse:
         for user, items in histories.items()
     ]  # fmt: skip
     catalogue = [
-        {"item_id": item, "title": item, "category": None if item == "cold" else "Round"}
-        for item in scorer.artifact.item_ids
+        {"item_id": item, "title": title, "category": None if item == "cold" else "Round"}
+        for item, title in zip(scorer.artifact.item_ids, scorer.artifact.titles, strict=True)
     ]
     rows = []
     for user, items in histories.items():

@@ -18,7 +18,10 @@ from recbole_llm.warehouse import Warehouse
 
 K = 3
 DAY, NEXT = "2024-05-01", "2024-05-02"
-USERS = ['quoted "u0", with a comma', "u1", "u3\nin two lines", "ü4"]
+USERS = [
+    'quoted "u0", with a comma', "u1", "u3\nin two lines",
+    "ü4\x1b[2J'); DROP TABLE recommendations; -- ' OR true",
+]  # fmt: skip
 
 
 class Nights:
@@ -39,7 +42,7 @@ class Nights:
         rows = [
             {
                 "ds": datetime.date.fromisoformat(day), "user_id": user, "rank": rank,
-                "item_id": f"{run_id}-{number}-{rank}", "score": 1 / (3 * rank),
+                "item_id": f"=1+{run_id}-{number}-{rank}<b>'--", "score": 1 / (3 * rank),
                 "reason": "popular" if number == 1 else "model", "model_version": "m1",
                 "run_id": run_id, "generated_at": datetime.datetime(2024, 5, 3, tzinfo=datetime.UTC),
                 "why": 'because of "A",\nand \\N' if rank == 1 else None,

@@ -145,7 +145,10 @@ def test_a_lookup_asks_any_source(
     parquet = json.loads(capsys.readouterr().out)
     assert cli([*ask, "--source", place]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [row["item_id"] for row in found["recommendations"]] == ["a-1-1", "a-1-2"]
+    assert [row["item_id"] for row in found["recommendations"]] == [
+        "=1+a-1-1<b>'--",
+        "=1+a-1-2<b>'--",
+    ]
     assert found == {**parquet, "path": None}
     # A reader needs the database alone.
     with closing(open_sink(place)) as sink:
