@@ -158,8 +158,8 @@ class OnnxEncoder:
             return np.concatenate(list(pool.map(self._encode_one, texts)))
 
     def _encode_one(self, text: str) -> NDArray[np.float32]:
-        ids = np.array([self._frame(text)], dtype=np.int64)  # (1, T)
         try:
+            ids = np.array([self._frame(text)], dtype=np.int64)  # (1, T)
             vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids})[0]
         except Exception as error:  # classes of its own, as above
             raise ConfigError(

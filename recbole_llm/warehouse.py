@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
 _MANIFEST = {
-    "ds": str, "attempt": str, "path": str, "first_ds": str, "base": dict | None, "fingerprint": str, "settings": dict,
-    "user_keys": list, "sources": dict,
+    "ds": str, "attempt": str, "path": str, "first_ds": str, "base": dict | None,
+    "fingerprint": str, "settings": dict, "user_keys": list, "sources": dict,
 }  # fmt: skip
 _RUN = {
     "ds": str, "run_id": str, "path": str, "features_path": str, "model_version": str,

@@ -83,13 +83,12 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
         return _cold(tokens, f"{folder / TRAINING_STATE} cannot be read: {error}")
     now = json.loads(json.dumps(_shape(model)))
     differing = [f"{key} was {before.get(key)}" for key in now if now[key] != before.get(key)]
+    if not differing and not isinstance(model.network.items.adaptor, LinearAdaptor | None):
+        differing = ["only the linear adaptor can be carried to other text vectors"]
+    if not differing and not _fits(model, state):
+        differing = [f"the tensors of {folder / TRAINING_STATE} are of another network"]
     if differing:
         return _cold(tokens, ", ".join(differing))
-    if not isinstance(model.network.items.adaptor, LinearAdaptor | None):
-        return _cold(tokens, "only the linear adaptor can be carried to other text vectors")
-
-    if not _fits(model, state):
-        return _cold(tokens, f"the tensors of {folder / TRAINING_STATE} are of another network")
 
     row = {item: number for number, item in enumerate(items, start=1)}
     new_rows = [new for new, token in enumerate(tokens) if new and token in row]

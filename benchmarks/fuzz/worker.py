@@ -1,8 +1,9 @@
 """One target in a process of its own; ``python -m benchmarks.fuzz`` starts it.
 
-    python -m benchmarks.fuzz.worker TARGET ENGINE SECONDS ROUND FOLDER
+    python -m benchmarks.fuzz.worker TARGET ENGINE SECONDS ROUND FOLDER KEEP
 
-An account of what it met stands in FOLDER while it runs, so that a process that dies tells it too.
+An account of what it met stands in FOLDER while it runs, so that a process that dies tells it too;
+the inputs of foreign errors go to KEEP.
 """
 
 import contextlib
@@ -27,10 +28,10 @@ _LONGEST = 4096
 
 def main() -> None:
     """Run a target by one engine for so many seconds."""
-    name, engine, seconds, number, where = sys.argv[1:]
+    name, engine, seconds, number, where, keep = sys.argv[1:]
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
     folder = Path(where)
-    tally = Tally(folder / f"{engine}-{number}.json", folder / "inputs")
+    tally = Tally(folder / f"{engine}-{number}.json", Path(keep))
     scratch = folder / f"scratch-{engine}-{number}"
     scratch.mkdir(parents=True)
     run = {"atheris": with_atheris, "hypothesis": with_hypothesis, "spark": with_spark}[engine]
