@@ -29,6 +29,7 @@ from benchmarks.fuzz.targets import SPARK, TARGETS
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "fuzz.json"
+_HOME = Path(__file__).parents[2]
 _GRACE_S = 180
 """What a process may take beyond its time: to import, to start Spark, to end a last input."""
 _LEAST_S = 5.0
@@ -124,7 +125,9 @@ def run_engine(
             str(number),
         ]
         with (folder / f"{engine}-{number}.log").open("wb") as log:
-            process = subprocess.Popen([*command, str(folder), str(keep)], stdout=log, stderr=log)
+            process = subprocess.Popen(
+                [*command, str(folder), str(keep)], stdout=log, stderr=log, cwd=_HOME
+            )
             try:
                 code: int | str = process.wait(left + _GRACE_S)
             except subprocess.TimeoutExpired:
