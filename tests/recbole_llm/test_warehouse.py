@@ -6,6 +6,7 @@ import pytest
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.warehouse import Warehouse, check_day, prune_attempts, replace_json
+from tests.data import MANIFEST, RUN
 
 
 @pytest.mark.parametrize("text", ["2024-5-1", "2024-02-30", "today", "", "20240501", "2024-05-01x"])
@@ -101,7 +102,7 @@ def test_a_damaged_pointer_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["../other", "/etc", "runs/../../x"])
 def test_a_pointer_that_leaves_the_warehouse_is_not_followed(tmp_path: Path, path: str) -> None:
     warehouse = Warehouse(tmp_path)
-    fine = {"ds": "2024-05-01", "path": "runs/a", "features_path": "features/a"}
+    fine = {**MANIFEST, **RUN}
     for run in (
         {**fine, "path": path},
         {**fine, "features_path": path},
