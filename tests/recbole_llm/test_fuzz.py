@@ -207,6 +207,35 @@ def test_an_item_file_that_is_no_table(tmp_path: Path, head: bytes, fault: str) 
         read_text_columns(path, "item_id", "\t", "utf-8")
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"user_id", b"user"), (b"item_id:token", b"item_id:token_seq")]
+)
+def test_interactions_without_a_user_or_an_item(
+    tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    target = TARGETS[".inter"](tmp_path)
+    with pytest.raises(DataError, match="small.inter has no column '(user|item)_id:token', it"):
+        target.read(target.seeds[0].replace(before, after, 1))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "fault"),
+    [
+        ("eval_args", "5", "RecBole cannot read the settings: ValueError: eval_args"),
+        ("metrics", "[x]", "RecBole cannot read the settings: NotImplementedError"),
+        ("topk", "a", "RecBole cannot read the settings: TypeError"),
+        ("text_cache", "5", "text_cache must be text, or ~ .str., got 5"),
+        ("epochs", "2024-99-99", "is not valid YAML"),
+    ],
+)
+def test_values_that_recbole_does_not_check(
+    tmp_path: Path, key: str, value: str, fault: str
+) -> None:
+    target = TARGETS["model settings"](tmp_path)
+    with pytest.raises(ConfigError, match=fault):
+        target.read(target.seeds[0] + f"{key}: {value}\n".encode())
+
+
 def test_days_that_no_calendar_has() -> None:
     kinds = dict.fromkeys(("raw", "quarantine", "tables", "metrics"), 0)
     with pytest.raises(ConfigError, match="retention.raw must be a number of days up to 100000"):
