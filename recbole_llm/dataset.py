@@ -74,8 +74,8 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             for name in (self.uid_field, self.iid_field):
                 if name not in table or self.field2type[name] in lists:
                     raise DataError(
-                        f"{filepath} has no column '{name}:token', it has {list(table)}; name it so, or "
-                        "say by USER_ID_FIELD and ITEM_ID_FIELD how it is named"
+                        f"{filepath} has no column '{name}:token', it has {list(table)}; name it so, "
+                        "or say by USER_ID_FIELD and ITEM_ID_FIELD how it is named"
                     )
             return table
         if source != FeatureSource.ITEM:
