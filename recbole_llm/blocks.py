@@ -6,10 +6,10 @@ oldest key, so that the list says of nobody that they were here.
 
 import datetime
 import hashlib
-import json
 import secrets
 from dataclasses import dataclass
 
+from recbole_llm.json_files import check_record, read_json
 from recbole_llm.warehouse import Warehouse, replace_json
 
 FORGOTTEN = "forgotten"
@@ -34,10 +34,17 @@ class Blocks:
 
 
 def read_blocks(warehouse: Warehouse) -> Blocks:
-    """The warehouse's list; an empty one with a new salt where there is none yet."""
+    """The warehouse's list; an empty one with a new salt where there is none yet.
+
+    Raises:
+        ArtifactError: it is damaged.
+    """
     if not warehouse.forgotten.is_file():
         return Blocks(secrets.token_hex(16), {})
-    return Blocks(**json.loads(warehouse.forgotten.read_text(encoding="utf-8")))
+    found = check_record(
+        read_json(warehouse.forgotten), {"salt": str, "marks": dict}, warehouse.forgotten
+    )
+    return Blocks(found["salt"], found["marks"])
 
 
 def block(warehouse: Warehouse, names: list[str]) -> str:

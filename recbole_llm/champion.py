@@ -11,18 +11,16 @@ It reads them in the users' histories all the same, and the next challenger lear
 """
 
 import datetime
-import json
 import logging
 import shutil
 import time
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.export_atomic import export_atomic
+from recbole_llm.json_files import check_record, read_json
 from recbole_llm.judge import (
     Comparison,
     PromotionRules,
@@ -30,8 +28,10 @@ from recbole_llm.judge import (
     promotion_rules,
     read_newest_events,
 )
+from recbole_llm.parquet_tables import duckdb_over
+from recbole_llm.retention import MOST_DAYS
 from recbole_llm.scoring import load_artifact, load_scorer
-from recbole_llm.warehouse import Warehouse, replace_json
+from recbole_llm.warehouse import Warehouse, check_day, replace_json
 
 _log = logging.getLogger(__name__)
 _METRIC = "ndcg@10"
@@ -168,7 +168,7 @@ def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:
 def _continuation(settings: Any, config_file: Path) -> tuple[int, dict[str, Any]]:
     """The newest days that a challenger learns alone, 0 for all, and the keys that it trains by."""
     days = settings.get("days") if isinstance(settings, dict) else None
-    if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+    if isinstance(days, bool) or not isinstance(days, int) or not 0 <= days <= MOST_DAYS:
         raise ConfigError(
             f"{config_file}: 'continuation' must hold 'days', an integer of at least 0 (0: a "
             f"challenger learns from all days), got {settings!r}"
@@ -202,7 +202,7 @@ def _compare(
     exclude_seen: bool,
     rules: PromotionRules,
 ) -> Comparison:
-    with duckdb.connect() as database:
+    with duckdb_over(features) as database:
         rows = database.execute(
             "SELECT item_id FROM read_parquet($files) WHERE available ORDER BY item_id",
             {"files": f"{features}/items/*.parquet"},
@@ -226,7 +226,7 @@ def _refuse(warehouse: Warehouse, decision: dict[str, Any], keep: int) -> None:
         return
     replace_json(warehouse.artifacts / version / "refused.json", decision)
     notes = [
-        json.loads(path.read_text(encoding="utf-8"))
+        check_record(read_json(path), {"decided_at": str, "model_version": str}, path)
         for path in warehouse.artifacts.glob("*/refused.json")
     ]
     in_use = {champion, *(run["model_version"] for run in warehouse.published_days().values())}
@@ -240,4 +240,7 @@ def _champion(warehouse: Warehouse) -> dict[str, Any] | None:
     if not warehouse.champion.is_file():
         return None
     load_artifact(warehouse.champion_artifact())  # a damaged champion is found here, not at night
-    return load_yaml(warehouse.champion)  # JSON is YAML
+    champion = check_record(read_json(warehouse.champion), {}, warehouse.champion)
+    if champion.get("data_cut") is not None:
+        check_day(champion["data_cut"])
+    return champion

@@ -68,6 +68,16 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         how = config["field_separator"], config["encoding"] or "utf-8"
         if source == FeatureSource.USER and self.options.objective.dislike_loss_weight:
             self.user_table = read_text_columns(Path(filepath), self.uid_field, *how)
+        if source == FeatureSource.INTERACTION:
+            table = super()._load_feat(filepath, source)
+            lists = (FeatureType.TOKEN_SEQ, FeatureType.FLOAT_SEQ)
+            for name in (self.uid_field, self.iid_field):
+                if name not in table or self.field2type[name] in lists:
+                    raise DataError(
+                        f"{filepath} has no column '{name}:token', it has {list(table)}; name it so, "
+                        "or say by USER_ID_FIELD and ITEM_ID_FIELD how it is named"
+                    )
+            return table
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
         self.item_table = read_text_columns(Path(filepath), self.iid_field, *how)

@@ -47,6 +47,15 @@ class EncoderSpec:
     """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
 
     def __post_init__(self) -> None:
+        for name in ("model", "adapter"):
+            if not isinstance(value := getattr(self, name), str) and (name, value) != (
+                "adapter",
+                None,
+            ):
+                raise ConfigError(f"encoder {name} must be a name or a path, got {value!r}")
+        for name in ("max_tokens", "batch_size"):
+            if type(value := getattr(self, name)) is not int:
+                raise ConfigError(f"encoder {name} must be an integer, got {value!r}")
         if self.pooling not in (None, *_POOLINGS):
             raise ConfigError(f"encoder pooling must be one of {_POOLINGS}, got {self.pooling!r}")
         if self.max_tokens < 1 or self.batch_size < 1:
@@ -81,6 +90,8 @@ def find_encoder(name: str) -> EncoderSpec:
     known = {field.name for field in fields(EncoderSpec)}
     if unknown := set(content) - known:
         raise ConfigError(f"unknown keys {sorted(unknown)} in {path}; known: {sorted(known)}")
+    if "model" not in content:
+        raise ConfigError(f"{path} must name a 'model'")
     return EncoderSpec(**content)
 
 

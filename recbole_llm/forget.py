@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import uuid
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from recbole_llm.blocks import FORGOTTEN, block
-from recbole_llm.errors import UnavailableError
+from recbole_llm.errors import DataError, UnavailableError
+from recbole_llm.json_files import check_record, parse_json, read_json
 from recbole_llm.pseudonyms import is_pseudonym, keys_source, read_user_keys
 from recbole_llm.published import correct_run
 from recbole_llm.raw_files import raw_digests
@@ -78,6 +80,7 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
     Raises:
         UnavailableError: a job of the night is at work, or a sink does not answer. The user is blocked
             already; the same again goes on.
+        DataError: a file cannot be read.
     """
     names = names_of(user_id)
     mark = block(warehouse, names)
@@ -85,11 +88,12 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
     with ExitStack() as stack:
         stack.enter_context(_no_job(warehouse))
         for path in sorted(warehouse.raw_events.glob("ds=*/*")):
-            _without_records(path, names, warehouse, report)
-        for path in sorted(warehouse.root.glob("features/ds=*/*/*/*.parquet")):
-            _without_rows(path, names, warehouse, report)
-        for path in sorted(warehouse.root.glob("runs/ds=*/run_id=*/*/*.parquet")):
-            _without_rows(path, names, warehouse, report)
+            with _naming_damaged(path):
+                _without_records(path, names, warehouse, report)
+        for pattern in ("features/ds=*/*/*/*.parquet", "runs/ds=*/run_id=*/*/*.parquet"):
+            for path in sorted(warehouse.root.glob(pattern)):
+                with _naming_damaged(path):
+                    _without_rows(path, names, warehouse, report)
         _correct_manifests(warehouse, mark)
         if warehouse.training.is_dir():  # atomic files and logs of the last training
             shutil.rmtree(warehouse.training)
@@ -115,6 +119,22 @@ def _no_job(warehouse: Warehouse) -> Iterator[None]:
                     f"a job works on {path.stem}; the user is blocked, ask again when it has ended"
                 ) from None
         yield
+
+
+@contextmanager
+def _naming_damaged(path: Path) -> Iterator[None]:
+    """Name the file that cannot be read; nobody can say whether the user is in it."""
+    try:
+        yield
+    except (
+        pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error
+    ) as error:  # fmt: skip
+        if getattr(error, "errno", None) is not None:
+            raise  # the file system's
+        raise DataError(
+            f"{path} cannot be read: {error}. The user is blocked; mend the file or delete it, and ask "
+            "again, which goes on"
+        ) from None
 
 
 # --- files ------------------------------------------------------------------------------------
@@ -172,7 +192,7 @@ def _speaks_of(record: str, names: list[str], head: list[str] | None = None) -> 
             return (
                 dict(zip(head, next(csv.reader([record])), strict=True))["user_id"].strip() in names
             )
-        return str(json.loads(record)["user_id"]).strip() in names
+        return str(parse_json(record)["user_id"]).strip() in names
     except (ValueError, KeyError, TypeError, csv.Error):
         return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", record) for name in names)
 
@@ -236,7 +256,8 @@ def _mark_artifacts(warehouse: Warehouse, mark: str) -> list[str]:
     marked = []
     for index in sorted(warehouse.artifacts.glob("*/artifact.json")):
         path = index.with_name("forgotten.json")
-        before = json.loads(path.read_text(encoding="utf-8"))["marks"] if path.is_file() else []
+        kinds = {"marks": list}
+        before = check_record(read_json(path), kinds, path)["marks"] if path.is_file() else []
         marks = sorted({*before, mark})  # once, however often it is asked for
         today = datetime.date.today().isoformat()
         replace_json(path, {"n_users": len(marks), "last": today, "marks": marks})

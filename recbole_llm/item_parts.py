@@ -25,12 +25,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
+from recbole_llm.json_files import check_record, is_list_of, read_json
 from recbole_llm.scoring import Artifact
 from recbole_llm.tfidf import Terms
 
 PARTS = ("explanation.json", "explanation.safetensors")
 _INDEX, _TENSORS = PARTS
 _FORMAT_VERSION = 1
+_KINDS = {
+    "format_version": int, "model_version": str, "sha256": str, "has_id": bool, "sources": list,
+    "texts": list,
+}  # fmt: skip
 ID = "id"
 """The name of the part that no text explains."""
 
@@ -147,7 +152,7 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
     if not (folder / _INDEX).is_file():
         raise ArtifactError(f"artifact {folder} has no {_INDEX}: {_why_absent(artifact)}")
     try:
-        index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
+        index = check_record(read_json(folder / _INDEX), _KINDS, folder / _INDEX)
         found = index["format_version"]
         if found != _FORMAT_VERSION:
             raise ArtifactError(
@@ -156,7 +161,9 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
             )
         _check(folder, index, artifact)
         tensors = load_file(folder / _TENSORS)
-        return ItemParts(index["texts"], index["has_id"], [*_sources(index, tensors)])
+        parts = ItemParts(index["texts"], index["has_id"], [*_sources(index, tensors)])
+        _check_sources(parts, artifact)
+        return parts
     except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
         raise ArtifactError(
             f"{folder / _INDEX} cannot be read: {error!r}; restore the folder or train again"
@@ -166,6 +173,8 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
 def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
     for number, source in enumerate(index["sources"]):
         words = source["words"]
+        if not isinstance(source["encoder"], str) or not is_list_of(str, words or []):
+            raise ValueError(f"source {number} has no name, or words that are no texts")
         yield TextPart(
             source["encoder"],
             tensors[f"{number}.matrix"].float(),
@@ -174,6 +183,23 @@ def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[Text
             tensors.get(f"{number}.vectors"),
             None if words is None else Terms(words, tensors[f"{number}.idf"].numpy()),
         )
+
+
+def _check_sources(parts: ItemParts, artifact: Artifact) -> None:
+    """Raise ValueError where a text's part is not of the shape of the artifact's items."""
+    n_rows, size = artifact.item_matrix.shape
+    for source in parts.sources:
+        terms, vectors = source.terms, source.vectors
+        width = len(source.matrix)
+        shapes = (source.matrix.shape[1:], source.offset.shape, source.mean.shape)
+        has_size = all(shape == (size,) for shape in shapes)
+        of_words = terms is not None and terms.idf.shape == (width,) == (len(set(terms.words)),)
+        of_rows = vectors is not None and vectors.shape == (n_rows, size)
+        kinds = {each.dtype for each in (source.offset, source.mean)}
+        if not has_size or kinds != {torch.float32} or not (of_words or of_rows):
+            raise ValueError(
+                f"the part of {source.encoder!r} does not fit the {n_rows} x {size} items"
+            )
 
 
 def _why_absent(artifact: Artifact) -> str:
@@ -196,6 +222,8 @@ def _check(folder: Path, index: dict[str, Any], artifact: Artifact) -> None:
             f"{folder / _TENSORS} is damaged: its SHA-256 is {found[:12]}…, {_INDEX} says "
             f"{index['sha256'][:12]}…; restore the folder or train again"
         )
+    if not is_list_of(str, index["texts"]):
+        raise ArtifactError(f"texts in {folder / _INDEX} must be texts alone; restore the folder")
     if len(index["texts"]) != len(artifact.item_ids):
         raise ArtifactError(
             f"{folder / _INDEX} has {len(index['texts'])} texts for {len(artifact.item_ids)} items; "

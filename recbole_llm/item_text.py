@@ -37,13 +37,19 @@ def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) 
         ``token`` and ``token_seq`` columns under their bare names; absent values are "". NUL reads
         as a blank, and bytes that are no text as U+FFFD, which is counted in a warning.
     Raises:
-        DataError: the head has no ``id_field``, or a column without a type.
+        DataError: the head has no ``id_field``, a column without a type or one twice, or the file is
+            no table.
     """
     with _WithoutNul(path.open("rb"), encoding=encoding, errors="replace", newline="") as file:
-        table = pd.read_csv(
-            file, sep=separator, dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False
-        )
-    names = {}
+        try:
+            table = pd.read_csv(
+                file, sep=separator, dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False
+            )
+        except (
+            ValueError
+        ) as error:  # pandas: nothing in it, or rows of more fields than the head has
+            raise DataError(f"{path} cannot be read: {error}; write the file anew") from None
+    names: dict[str, str] = {}
     for column in table.columns:
         field, _, kind = column.partition(":")
         if not kind:
@@ -51,6 +57,8 @@ def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) 
                 f"column {column!r} in {path} has no type; write it as '{column}:token'"
             )
         if kind.startswith("token"):
+            if field in names.values():
+                raise DataError(f"{path} has two columns {field!r}; leave one of them out")
             names[column] = field
     table = table[list(names)].rename(columns=names).fillna("")
     if id_field not in table.columns:

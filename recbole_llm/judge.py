@@ -16,12 +16,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.parquet_tables import duckdb_over
+from recbole_llm.retention import MOST_DAYS
 from recbole_llm.scoring import Scorer
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class PromotionRules:
                 raise ConfigError(
                     f"promotion.{name} must be an integer of at least {least}, got {value!r}"
                 )
+        if self.days > MOST_DAYS:
+            raise ConfigError(f"promotion.days must be at most {MOST_DAYS}, got {self.days}")
         for name, below in (("margin", 0.0), ("confidence", 0.5)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, float) or not below <= value < 1:
@@ -71,7 +74,7 @@ def promotion_rules(settings: Any, config_file: Path) -> PromotionRules:
     """
     known = {field.name for field in fields(PromotionRules)}
     if not isinstance(settings, dict) or settings.keys() != known:
-        found = sorted(settings) if isinstance(settings, dict) else settings
+        found = list(settings) if isinstance(settings, dict) else settings
         raise ConfigError(
             f"{config_file}: 'promotion' must hold exactly {sorted(known)}, got {found}"
         )
@@ -127,7 +130,7 @@ def read_newest_events(
         exclude_seen: leave out events of items that the user met before, as the table never holds
             them.
     """
-    with duckdb.connect() as database:
+    with duckdb_over(features) as database:
         rows = database.execute(
             "SELECT user_id, items, seconds FROM ("
             "  SELECT user_id, [item FOR item, place IN item_ids IF is_read[place]] AS items,"

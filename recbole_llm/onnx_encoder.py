@@ -20,10 +20,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import check_record, is_list_of, parse_json
 
 NETWORK, TOKENIZER = "encoder.onnx", "tokenizer.json"
 _ABOUT = "compressed.json"
 _FORMAT_VERSION = 1
+_KINDS = {
+    "format_version": int, "before": list, "after": list, "max_tokens": int, "encoder": str,
+    "layers": list, "bits": int, "size": int,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -64,15 +69,20 @@ def read_compressed(folder: Path) -> CompressedEncoder:
     """
     path = folder / _ABOUT
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = check_record(
+            parse_json(path.read_bytes()), _KINDS, path, ConfigError, "compress the encoder again"
+        )
         version = content.pop("format_version")
         if version != _FORMAT_VERSION:
             raise ConfigError(
                 f"{path} has format {version!r}, this version reads {_FORMAT_VERSION}; "
                 "compress the encoder again"
             )
+        for name in ("before", "after", "layers"):
+            if not is_list_of(int, content[name]) or any(not 0 <= n < 2**31 for n in content[name]):
+                raise ValueError(f"{name} must be numbers of at least 0")
         return CompressedEncoder(**content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}; compress the encoder again") from None
 
 
@@ -140,7 +150,7 @@ class OnnxEncoder:
                 f"encoder {folder} cannot be read: {type(error).__name__}: {error}; "
                 "compress the encoder again"
             ) from error
-        self._threads = threads
+        self._threads, self._folder, self._size = threads, folder, about.size
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
         """Encode texts to (N, E) float32, one row a text, in order."""
@@ -148,6 +158,16 @@ class OnnxEncoder:
             return np.concatenate(list(pool.map(self._encode_one, texts)))
 
     def _encode_one(self, text: str) -> NDArray[np.float32]:
-        ids = np.array([self._frame(text)], dtype=np.int64)  # (1, T)
-        vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids})[0]
+        try:
+            ids = np.array([self._frame(text)], dtype=np.int64)  # (1, T)
+            vectors: NDArray[np.float32] = self._session.run(None, {"input_ids": ids})[0]
+        except Exception as error:  # classes of its own, as above
+            raise ConfigError(
+                f"encoder {self._folder} cannot read {text[:80]!r}: {error}; compress the encoder again"
+            ) from error
+        if np.shape(vectors) != (1, self._size) or vectors.dtype != np.float32:
+            raise ConfigError(
+                f"encoder {self._folder} gives {np.shape(vectors)} for a text, expected one vector of "
+                f"{self._size}; compress the encoder again"
+            )
         return vectors

@@ -154,6 +154,9 @@ def model_options(config: Config) -> ModelOptions:
         config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text"
     )
     _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
+    for key in ("item_text", "text_cache"):
+        if config[key] is not None:
+            _check(config, key, str, lambda _: True, "text, or ~")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
     _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")

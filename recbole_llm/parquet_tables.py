@@ -4,17 +4,56 @@ DuckDB asks the same files anything; for one user it spends more on planning tha
 """
 
 from bisect import bisect_left
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import duckdb
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from recbole_llm.errors import ArtifactError
+from recbole_llm.json_files import check_record
 from recbole_llm.warehouse import Warehouse
 
 _COLUMNS = ["user_id", "rank", "item_id", "score", "reason", "why"]
 _DAYS = 8
 """Days whose files stay open."""
+
+
+@contextmanager
+def naming_damaged(path: Path) -> Iterator[None]:
+    """Tell a damaged file of a table from an accident of the file system, which has a number.
+
+    Raises:
+        ArtifactError: it is no whole Parquet file.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        if getattr(error, "errno", None) is not None:
+            raise
+        raise ArtifactError(
+            f"{path} is no whole Parquet file: {error}; make its day again, or roll it back"
+        ) from None
+
+
+@contextmanager
+def duckdb_over(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
+    """DuckDB, to read the tables of a folder.
+
+    Raises:
+        ArtifactError: they cannot be read.
+    """
+    try:
+        with duckdb.connect() as database:
+            yield database
+    except duckdb.Error as error:
+        raise ArtifactError(
+            f"the tables in {folder} cannot be read: {error}; make their day again"
+        ) from None
 
 
 class ParquetTables:
@@ -61,6 +100,7 @@ class ParquetTables:
             if len(self._runs) == _DAYS:
                 self._runs.clear()
             run = self._warehouse.published_run(day)
+            check_record(run, {"model_version": str}, self._warehouse.published)
             paths = sorted((self._warehouse.root / run["path"]).glob("*.parquet"))
             self._runs[day] = (run, [_File(path) for path in paths])
         return self._runs[day]
@@ -70,22 +110,31 @@ class _File:
     """A file whose rows are sorted by user."""
 
     def __init__(self, path: Path) -> None:
-        self._file = pq.ParquetFile(path, memory_map=True)
-        told = [
-            self._file.metadata.row_group(group).column(self._file.schema.names.index("user_id"))
-            for group in range(self._file.num_row_groups)
-        ]
-        # The writer keeps bounds whole, and their order, of bytes, is that of Python's strings.
-        self._first = [chunk.statistics.min for chunk in told]
-        self._last = [chunk.statistics.max for chunk in told]
+        self._path = path
+        with naming_damaged(path):
+            self._file = pq.ParquetFile(path, memory_map=True)
+            names = self._file.schema.names
+            told = [
+                self._file.metadata.row_group(group).column(names.index("user_id")).statistics
+                for group in range(self._file.num_row_groups)
+                if "user_id" in names
+            ]
+            # The writer keeps bounds whole, and their order, of bytes, is that of Python's strings.
+            bounds = [(each.min, each.max) for each in told if each and each.has_min_max]
+        is_whole = len(bounds) == self._file.num_row_groups and set(_COLUMNS[:-1]) <= set(names)
+        if not is_whole or not all(isinstance(each, str) for pair in bounds for each in pair):
+            raise ArtifactError(f"{path} is no table of recommendations; publish its day again")
+        self._first = [first for first, _ in bounds]
+        self._last = [last for _, last in bounds]
 
     def rows(self, user_id: str) -> list[dict[str, Any]]:
         """A user's rows: rank, item_id, score, reason, why."""
         rows: list[dict[str, Any]] = []
         group = bisect_left(self._last, user_id)
         while group < len(self._last) and self._first[group] <= user_id:
-            table = self._file.read_row_group(group, _COLUMNS, use_threads=False)
-            mine = table.filter(pc.equal(table["user_id"], user_id))
-            rows += mine.drop_columns(["user_id"]).to_pylist()
+            with naming_damaged(self._path):
+                table = self._file.read_row_group(group, _COLUMNS, use_threads=False)
+                mine = table.filter(pc.equal(table["user_id"], user_id))
+                rows += mine.drop_columns(["user_id"]).to_pylist()
             group += 1
         return rows

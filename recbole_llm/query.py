@@ -13,9 +13,9 @@ from typing import Any
 
 import duckdb
 
-from recbole_llm.errors import ConfigError, NotFoundError
+from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.figures import COLUMNS
-from recbole_llm.parquet_tables import ParquetTables
+from recbole_llm.parquet_tables import ParquetTables, duckdb_over
 from recbole_llm.pseudonyms import KEYS_FILE, is_pseudonym, read_user_keys
 from recbole_llm.sinks import Tables
 from recbole_llm.warehouse import Warehouse
@@ -52,6 +52,7 @@ def connect(warehouse: Warehouse) -> duckdb.DuckDBPyConnection:
 
     Raises:
         NotFoundError: nothing is published yet.
+        ArtifactError: a file that a view needs is damaged.
     """
     days = warehouse.published_days()
     if not days:
@@ -203,7 +204,7 @@ def _told_of(
     rows: list[dict[str, Any]],
 ) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """The user's history, and the titles of the recommended items; empty where they are not told."""
-    features = warehouse.root / run["features_path"] if run else None
+    features = warehouse.state_of(run) if run else None
     has_state = features is not None and (features / "sequences").is_dir()
     if not has_state:  # past its days; later states know all items
         paths = [manifest["path"] for manifest in warehouse.features_manifests().values()]
@@ -211,7 +212,7 @@ def _told_of(
             return [], {}
         features = warehouse.root / paths[-1]
     items = f"{features}/items/*.parquet"
-    with duckdb.connect() as database:
+    with duckdb_over(features or warehouse.root) as database:
         titles = dict(
             database.execute(
                 "SELECT item_id, coalesce(title, '') FROM read_parquet($items) "
@@ -238,8 +239,8 @@ def _told_of(
 def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
     """The user with the newest event behind a published table; of several the first by id."""
     run = warehouse.published_run(day)
-    sequences = f"{warehouse.root / run['features_path']}/sequences/*.parquet"
-    with duckdb.connect() as database:
+    sequences = f"{warehouse.state_of(run)}/sequences/*.parquet"
+    with duckdb_over(warehouse.state_of(run)) as database:
         row = database.execute(
             "SELECT user_id FROM read_parquet($sequences) "
             "ORDER BY list_max(timestamps) DESC NULLS LAST, user_id LIMIT 1",
@@ -250,7 +251,10 @@ def latest_user(warehouse: Warehouse, day: str | None = None) -> str:
 
 
 def _view(database: duckdb.DuckDBPyConnection, name: str, source: str) -> None:
-    database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
+    try:
+        database.execute(f"CREATE VIEW {name} AS SELECT * FROM {source}")
+    except duckdb.Error as error:
+        raise ArtifactError(f"the files of {name} cannot be read: {error}; restore them") from None
 
 
 def _empty(columns: dict[str, str]) -> str:

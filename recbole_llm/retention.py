@@ -18,6 +18,8 @@ from recbole_llm.warehouse import Warehouse
 _log = logging.getLogger(__name__)
 KINDS = ("raw", "quarantine", "tables", "metrics")
 """What has days in the settings' ``retention``; states have ``keep_days``."""
+MOST_DAYS = 100_000
+"""The most that a setting counts back: far from the calendar's end, and longer than there are data."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,13 @@ def check_retention(settings: Any) -> dict[str, int]:
         ConfigError: a kind is unknown or missing, or its days are no number of at least 0.
     """
     if not isinstance(settings, dict) or settings.keys() != set(KINDS):
-        found = sorted(settings) if isinstance(settings, dict) else settings
+        found = list(settings) if isinstance(settings, dict) else settings
         raise ConfigError(f"retention must hold exactly {list(KINDS)}, got {found}")
     for kind, days in settings.items():
-        if isinstance(days, bool) or not isinstance(days, int) or days < 0:
+        if isinstance(days, bool) or not isinstance(days, int) or not 0 <= days <= MOST_DAYS:
             raise ConfigError(
-                f"retention.{kind} must be a number of days, or 0 for good, got {days!r}"
+                f"retention.{kind} must be a number of days up to {MOST_DAYS}, or 0 for good, got "
+                f"{days!r}"
             )
     return settings
 

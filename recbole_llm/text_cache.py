@@ -46,8 +46,8 @@ def encode_cached(
     Returns:
         (N, E) float32 in the order of ``texts``.
     Raises:
-        ConfigError: ``cache`` is another kind of file, or its vectors are not this encoder's; or
-            the encoder gives a vector that is not finite, and nothing of that is kept.
+        ConfigError: ``cache`` is another kind of file or damaged, or its vectors are not this
+            encoder's; or the encoder gives a vector that is not finite, and nothing of that is kept.
         UnavailableError: nothing can be written to ``cache``, for one because the disk is full; what
             it held and what was encoded before is kept.
     """
@@ -61,11 +61,11 @@ def encode_cached(
         cache.parent.mkdir(parents=True, exist_ok=True)
         with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
             _check_is_cache(database, cache)
-            known = _read(database, keys)
+            known = _read(database, keys, cache)
             if len(known) < len(set(keys)):
                 # A second process that wants these vectors waits for the first one, and finds them.
                 with FileLock(f"{cache}.{encoder_key[:12]}.lock"):
-                    known = _read(database, keys)
+                    known = _read(database, keys, cache)
                     missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
                     n_encoded = len(missing)
                     if missing:
@@ -77,6 +77,8 @@ def encode_cached(
             f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
             "name another file, and start again"
         ) from error
+    except sqlite3.Error as error:
+        raise _damaged(cache, error) from error
     _log.info(
         "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
         len(set(keys)), len(set(keys)) - n_encoded, n_encoded, spec.model,
@@ -93,8 +95,10 @@ def encode_cached(
 
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
     try:
-        tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
-        if tables:
+        kinds = dict(database.execute("SELECT name, type FROM sqlite_master"))
+        if kinds.get("vectors", "table") != "table":  # a view may never end
+            raise ConfigError(f"text_cache {cache}: its vectors are no table; name another file")
+        if kinds:
             database.execute("SELECT key, vector FROM vectors LIMIT 0")
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
@@ -102,7 +106,7 @@ def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
         raise ConfigError(
             f"text_cache {cache} is no cache of text vectors ({error}); name another file"
         ) from error
-    if not tables:
+    if not kinds:
         database.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB)")
 
 
@@ -152,15 +156,26 @@ def _check_is_finite(vectors: NDArray[np.float32], texts: list[str], model: str)
         )
 
 
+def _damaged(cache: Path, fault: object) -> ConfigError:
+    return ConfigError(
+        f"text_cache {cache} is damaged: {fault}. Delete it, or name another file; texts are then "
+        "encoded anew"
+    )
+
+
 def _key(encoder_key: str, text: str) -> bytes:
     return hashlib.sha256(f"{encoder_key}\n{text}".encode()).digest()
 
 
-def _read(database: sqlite3.Connection, keys: list[bytes]) -> dict[bytes, NDArray[np.float32]]:
+def _read(
+    database: sqlite3.Connection, keys: list[bytes], cache: Path
+) -> dict[bytes, NDArray[np.float32]]:
     """The vectors that the cache has."""
     known = {}
     for key in set(keys):
         row = database.execute("SELECT vector FROM vectors WHERE key = ?", (key,)).fetchone()
+        if row is not None and (not isinstance(row[0], bytes) or len(row[0]) % 4):
+            raise _damaged(cache, "a vector is no list of float32")
         if row is not None:
             known[key] = np.frombuffer(row[0], dtype=np.float32)
     return known

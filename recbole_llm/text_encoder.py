@@ -1,6 +1,5 @@
 """Text encoders loaded safely, and run by sentence-transformers or, compressed, by ONNX Runtime."""
 
-import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from recbole_llm.encoder import PIPELINE, EncoderSpec, has_pipeline, weights_source
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import check_record, is_list_of, read_json, told
 from recbole_llm.onnx_encoder import OnnxEncoder, is_compressed, read_compressed
 
 if TYPE_CHECKING:
@@ -152,7 +152,13 @@ def _n_positions(model: "SentenceTransformer") -> int | None:
 
 def _check_modules(folder: Path) -> None:
     """Refuse a pipeline that holds pickled weights or a module that is not the library's own."""
-    for module in json.loads((folder / PIPELINE).read_text(encoding="utf-8")):
+    modules, where = read_json(folder / PIPELINE), f"encoder {folder}: {PIPELINE}"
+    if not is_list_of(dict, modules):
+        raise ConfigError(
+            f"{where} must hold a list of modules, got {told(modules)}; fetch it again"
+        )
+    for module in modules:
+        check_record(module, {"type": str, "path": str}, where, ConfigError, "fetch it again")
         if not str(module["type"]).startswith("sentence_transformers."):
             raise ConfigError(
                 f"encoder {folder}: {PIPELINE} names {module['type']!r}, code of its own, which is "

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import spawn
 
+from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
 from recbole_llm.options import apply_defaults, sequential_columns
@@ -176,8 +177,7 @@ def build_config(
         DataError: no such data set.
     """
     for file in config_file_list or []:
-        if not Path(file).is_file():
-            raise ConfigError(f"no config file at {file}")
+        load_yaml(Path(file))  # RecBole's own reader tells nothing of what is wrong in it
     if Path(dataset).name != dataset or dataset == "..":
         raise ConfigError(
             f"a data set is named, got {dataset!r}; give its parent folder by --data_path=..."
@@ -189,14 +189,7 @@ def build_config(
             f"no model named {model!r}: neither LLMSeqRec nor one of RecBole's (names are "
             "case-sensitive, as SASRec)"
         ) from None
-    settings = dict(config_dict or {})
-    try:
-        config = Config(model, dataset, config_file_list, dict(settings))
-    except ValueError as error:
-        if "should be None when the loss_type is CE" not in str(error):
-            raise
-        settings["train_neg_sample_args"] = None
-        config = Config(model, dataset, config_file_list, settings)
+    config = _recbole_config(model, dataset, config_file_list, dict(config_dict or {}))
     given = config.external_config_dict
     if "show_progress" not in given:
         config["show_progress"] = sys.stderr.isatty()
@@ -214,6 +207,24 @@ def build_config(
     if model == "LLMSeqRec":
         apply_defaults(config)
     return config
+
+
+def _recbole_config(
+    model: str, dataset: str, files: list[str] | None, settings: dict[str, Any]
+) -> Config:
+    try:
+        return Config(model, dataset, files, dict(settings))
+    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+        # RecBole checks few values by itself, and meets the others where it first uses them.
+        is_negative = "should be None when the loss_type is CE" in str(error)
+        if is_negative and settings.get("train_neg_sample_args", {}) is not None:
+            return _recbole_config(
+                model, dataset, files, {**settings, "train_neg_sample_args": None}
+            )
+        raise ConfigError(
+            f"RecBole cannot read the settings: {type(error).__name__}: {error}; see the keys "
+            "data_path, eval_args, metrics, topk, train_neg_sample_args and valid_metric"
+        ) from error
 
 
 def build_data(

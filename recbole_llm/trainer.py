@@ -12,15 +12,19 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.trainer import Trainer
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from recbole_llm.errors import ArtifactError, ConfigError
+from recbole_llm.json_files import check_record, is_list_of, parse_json
 from recbole_llm.private_training import PrivateSteps
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+_COUNTERS = {
+    "epoch": int, "cur_step": int, "best_valid_score": int | float, "param_groups": list
+}  # fmt: skip
 
 
 class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
@@ -100,6 +104,7 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
 
         Raises:
             ConfigError: of a private training, which releases all its noise in one go.
+            ArtifactError: the file is damaged, or of another model.
         """
         if self.config["privacy.epsilon"] is not None:
             raise ConfigError("a private training cannot be gone on with: train anew")
@@ -107,11 +112,17 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         tensors, counters = _read_checkpoint(self.saved_model_file)
         self._load_weights(tensors)
         state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith(_OPTIMIZER):
-                index, field = name.removeprefix(_OPTIMIZER).split(".", 1)
-                state.setdefault(int(index), {})[field] = value
-        self.optimizer.load_state_dict({"state": state, "param_groups": counters["param_groups"]})
+        try:
+            for name, value in tensors.items():
+                if name.startswith(_OPTIMIZER):
+                    index, field = name.removeprefix(_OPTIMIZER).split(".", 1)
+                    state.setdefault(int(index), {})[field] = value
+            groups = counters["param_groups"]
+            self.optimizer.load_state_dict({"state": state, "param_groups": groups})
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"the optimiser's state in {resume_file} does not fit: {error}; train anew"
+            ) from None
         self.start_epoch = counters["epoch"] + 1
         self.cur_step = counters["cur_step"]
         self.best_valid_score = counters["best_valid_score"]
@@ -138,9 +149,11 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
     def _load_weights(self, tensors: dict[str, Tensor]) -> None:
-        self.model.load_state_dict(
-            {k.removeprefix(_MODEL): v for k, v in tensors.items() if k.startswith(_MODEL)}
-        )
+        weights = {k.removeprefix(_MODEL): v for k, v in tensors.items() if k.startswith(_MODEL)}
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ArtifactError(f"the checkpoint is of another model: {error}") from None
 
 
 def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -149,7 +162,14 @@ def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} is not a checkpoint of LLMSeqRec: expected a .safetensors file. Pickled "
             "checkpoints are not loaded"
         )
-    with safe_open(path, framework="pt") as file:
-        counters = json.loads(file.metadata()["counters"])
-        names = file.keys()
-        return {name: file.get_tensor(name) for name in names}, counters
+    try:
+        with safe_open(path, framework="pt") as file:
+            counters = parse_json((file.metadata() or {}).get("counters", ""))
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (SafetensorError, ValueError) as error:
+        raise ArtifactError(f"checkpoint {path} cannot be read: {error}; train anew") from None
+    check_record(counters, _COUNTERS, f"checkpoint {path}", remedy="train anew")
+    if not is_list_of(dict, counters["param_groups"]):
+        raise ArtifactError(f"checkpoint {path} has no groups of parameters; train anew")
+    return tensors, counters

@@ -26,16 +26,33 @@ import fcntl
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
 from typing import Any, TextIO
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
+from recbole_llm.json_files import check_record, read_json
 
+_NO_PATH = re.compile("[\0\ud800-\udfff]")
 _log = logging.getLogger(__name__)
 POINTER_VERSION = 1
 """Of ``published.json``."""
+_MANIFEST = {
+    "ds": str, "attempt": str, "path": str, "first_ds": str, "base": dict | None,
+    "fingerprint": str, "settings": dict, "user_keys": list, "sources": dict,
+}  # fmt: skip
+_RUN = {
+    "ds": str, "run_id": str, "path": str, "features_path": str, "model_version": str,
+    "settings": dict, "k": int,
+}  # fmt: skip
+_PUBLISHED = {
+    "ds": str, "run_id": str, "path": str, "before?": list, "features_path?": str,
+    "model_version?": str, "settings?": dict, "k?": int, "n_rows?": int,
+}  # fmt: skip
+"""What must stand in a manifest, a scored run and a day's entry; who needs what may be absent from an
+entry looks for it."""
 
 
 class Warehouse:
@@ -93,17 +110,14 @@ class Warehouse:
         Raises:
             NotFoundError: no features were prepared for that day.
         """
-        return _read(
-            self.features(day) / "manifest.json",
-            f"no features for {day}: run prepare_features for that day first",
-        )
+        path = self.features(day) / "manifest.json"
+        absent = f"no features for {day}: run prepare_features for that day first"
+        return _manifest(_read(path, absent), path)
 
     def features_manifests(self) -> dict[str, dict[str, Any]]:
         """The manifests of all days with finished features, oldest day first."""
         files = (self.root / "features").glob("ds=*/manifest.json")
-        manifests = (
-            _inside(json.loads(file.read_text(encoding="utf-8")), file) for file in sorted(files)
-        )
+        manifests = (_manifest(read_json(file), file) for file in sorted(files))
         return {manifest["ds"]: manifest for manifest in manifests}
 
     def scored_manifest(self, day: str) -> dict[str, Any]:
@@ -112,9 +126,9 @@ class Warehouse:
         Raises:
             NotFoundError: no run was scored for that day.
         """
-        return _read(
-            self.runs(day) / "scored.json", f"no scored run for {day}: run score_users first"
-        )
+        path = self.runs(day) / "scored.json"
+        found = _read(path, f"no scored run for {day}: run score_users first")
+        return _run(found, path, _RUN)
 
     def champion_artifact(self) -> Path:
         """Folder of the model in use.
@@ -125,7 +139,7 @@ class Warehouse:
         pointer = _read(
             self.champion, f"no champion in {self.artifacts}: run 'recbole-llm train' first"
         )
-        version = str(pointer["model_version"])
+        version: str = check_record(pointer, {"model_version": str}, self.champion)["model_version"]
         _inside({"path": version}, self.champion)
         return self.artifacts / version
 
@@ -137,22 +151,20 @@ class Warehouse:
         """
         if not self.published.is_file():
             return {}
-        try:
-            pointer = json.loads(self.published.read_text(encoding="utf-8"))
-            found = pointer["format_version"]
-        except (ValueError, TypeError, KeyError) as error:
-            raise ArtifactError(
-                f"{self.published} is damaged ({error!r}); restore it, every reader needs it"
-            ) from None
+        pointer = check_record(read_json(self.published), {"format_version": int}, self.published)
+        found = pointer["format_version"]
         if found != POINTER_VERSION:
             raise ArtifactError(
                 f"{self.published} has format {found!r}, this version reads "
                 f"{POINTER_VERSION}; install the version of recbole_llm that wrote it"
             )
-        days: dict[str, dict[str, Any]] = pointer["days"]
+        days: dict[str, dict[str, Any]] = check_record(pointer, {"days": dict}, self.published)[
+            "days"
+        ]
         for run in days.values():
-            for each in [run, *run.get("before", [])]:
-                _inside(each, self.published)
+            _run(run, self.published, _PUBLISHED)
+            for earlier in run.setdefault("before", []):
+                _run(earlier, self.published, _PUBLISHED)
         return dict(sorted(days.items()))
 
     def published_run(self, day: str | None) -> dict[str, Any]:
@@ -172,6 +184,16 @@ class Warehouse:
             )
         return days[day]
 
+    def state_of(self, run: dict[str, Any]) -> Path:
+        """Folder of the features that a published run was scored from.
+
+        Raises:
+            ArtifactError: the pointer does not name it.
+        """
+        return self.root / str(
+            check_record(run, {"features_path": str}, self.published)["features_path"]
+        )
+
     def logged_run(self, run_id: str) -> dict[str, Any]:
         """A run's row in the table ``runs``.
 
@@ -184,7 +206,7 @@ class Warehouse:
     def measured_days(self) -> dict[str, dict[str, Any]]:
         """Row and details of each measured day, oldest first."""
         files = sorted(self.metrics.glob("*.json"))
-        return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+        return {file.stem: check_record(read_json(file), {}, file) for file in files}
 
     def report(self, day: str) -> Path:
         """The page about a night."""
@@ -193,7 +215,7 @@ class Warehouse:
     def log_run(self, run_id: str, changes: dict[str, Any]) -> None:
         """Set columns of a run's row in the table ``runs``."""
         path = self.run_log / f"{run_id}.json"
-        row = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        row = check_record(read_json(path), {}, path) if path.is_file() else {}
         replace_json(path, {**row, **changes})
 
 
@@ -206,7 +228,7 @@ def check_day(text: str) -> str:
     try:
         if datetime.date.fromisoformat(text).isoformat() == text:
             return text
-    except ValueError:
+    except (ValueError, TypeError):
         pass
     raise ConfigError(f"a day is written YYYY-MM-DD, as 2024-05-01, got {text!r}")
 
@@ -275,7 +297,26 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
 def _read(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(absent)
-    return _inside(json.loads(path.read_text(encoding="utf-8")), path)
+    return _inside(check_record(read_json(path), {}, path), path)
+
+
+def _manifest(record: Any, path: Path) -> dict[str, Any]:
+    manifest = check_record(record, _MANIFEST, path)
+    if manifest["base"] is not None:
+        check_record(manifest["base"], {"ds": str, "fingerprint": str}, f"base in {path}")
+    return _inside(manifest, path)
+
+
+def _run(record: Any, path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
+    """A run whose day is one, and whose settings have what readers ask for."""
+    run = check_record(record, kinds, f"a run in {path}")
+    try:
+        check_day(run["ds"])
+    except ConfigError as error:
+        raise ArtifactError(f"a run in {path} has no day: {error}; restore it") from None
+    keys = {"user_keys?": list, "exclude_seen?": bool, "max_per_category?": int, "markets?": list}
+    check_record(run.get("settings", {}), keys, f"settings of a run in {path}")
+    return _inside(run, path)
 
 
 def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
@@ -285,10 +326,11 @@ def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
         ArtifactError: one leaves its folder.
     """
     for key in ("path", "features_path"):
-        path = Path(record.get(key) or "")
-        if path.is_absolute() or ".." in path.parts:
+        text = record.get(key) or ""
+        is_path = isinstance(text, str) and not _NO_PATH.search(text)
+        if not is_path or Path(text).is_absolute() or ".." in Path(text).parts:
             raise ArtifactError(
-                f"{source} has the {key} {str(path)!r}, expected one below its root folder; restore "
+                f"{source} has the {key} {text!r}, expected one below its root folder; restore "
                 "the file, somebody else wrote into it"
             )
     return record

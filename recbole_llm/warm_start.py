@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import is_list_of, parse_json
 from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring.artifact import TRAINING_STATE
@@ -75,17 +76,19 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
         with safe_open(folder / TRAINING_STATE, framework="pt") as file:
             about = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        before, items = json.loads(about["shape"]), json.loads(about["items"])
+        before, items = _told_of(about, state)
     except FileNotFoundError:
         return _cold(tokens, f"{folder.name} has no {TRAINING_STATE}")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         return _cold(tokens, f"{folder / TRAINING_STATE} cannot be read: {error}")
     now = json.loads(json.dumps(_shape(model)))
     differing = [f"{key} was {before.get(key)}" for key in now if now[key] != before.get(key)]
+    if not differing and not isinstance(model.network.items.adaptor, LinearAdaptor | None):
+        differing = ["only the linear adaptor can be carried to other text vectors"]
+    if not differing and not _fits(model, state):
+        differing = [f"the tensors of {folder / TRAINING_STATE} are of another network"]
     if differing:
         return _cold(tokens, ", ".join(differing))
-    if not isinstance(model.network.items.adaptor, LinearAdaptor | None):
-        return _cold(tokens, "only the linear adaptor can be carried to other text vectors")
 
     row = {item: number for number, item in enumerate(items, start=1)}
     new_rows = [new for new, token in enumerate(tokens) if new and token in row]
@@ -109,6 +112,38 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
     _log.info("warm start from %s: %d items known, %d new",
               folder.name, len(new_rows), told["n_new_items"])  # fmt: skip
     return told
+
+
+def _told_of(about: dict[str, str], state: dict[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
+    """The shape and the items that a file's header tells of.
+
+    Raises:
+        ValueError: these are none, or its tensors are not one row an item.
+    """
+    before, items = parse_json(about["shape"]), parse_json(about["items"])
+    if not isinstance(before, dict) or not is_list_of(str, items):
+        raise ValueError("its header tells no shape or no items")
+    rows = [state[name] for name in (_NETWORK + _ID_VECTORS, _ADAPTED) if name in state]
+    if any(each.ndim != 2 or len(each) != len(items) + 1 for each in rows):
+        raise ValueError(f"its tensors do not have a row for each of {len(items)} items")
+    return before, items
+
+
+def _fits(model: LLMSeqRec, state: dict[str, Tensor]) -> bool:
+    """Whether a state has what each weight is made of; its items are as many as it likes."""
+    for name, value in model.network.state_dict().items():
+        is_adaptor = name.startswith(_ADAPTOR)
+        found = state.get(_ADAPTED if is_adaptor else _NETWORK + name)
+        if found is None or found.is_complex():
+            return False
+        shape = tuple(value.shape)
+        if is_adaptor:  # (H, E), and what it made of the items is (V, H)
+            shape = (*found.shape[:1], value.shape[0])
+        elif name == _ID_VECTORS:
+            shape = (*found.shape[:1], value.shape[1])
+        if tuple(found.shape) != shape:
+            return False
+    return True
 
 
 def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:

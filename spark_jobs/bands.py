@@ -73,7 +73,7 @@ def check_bands(bands: dict[str, Any]) -> None:
             raise ConfigError(f"bands: {name} must have some of {list(_LIMITS)}, got {band!r}")
         for limit, value in band.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not is_number or (limit == "change" and value <= 0):
+            if not is_number or math.isnan(value) or (limit == "change" and value <= 0):
                 kind = "a number above 0" if limit == "change" else "a number"
                 raise ConfigError(f"bands: {limit} of {name} must be {kind}, got {value!r}")
 

@@ -10,9 +10,12 @@ import phonenumbers
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
-from recbole_llm.retention import check_retention
+from recbole_llm.retention import MOST_DAYS, check_retention
 from spark_jobs.bands import check_bands
 from spark_jobs.opinions import MEANINGS
+
+_MOST = 2**31 - 1
+"""What Spark's integers hold."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,13 @@ class NightConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name} must be an integer of at least {least}, got {value!r}")
+            most = MOST_DAYS if name in ("keep_days", "max_late_days", "band_nights") else _MOST
+            if value > most:
+                raise ConfigError(f"{name} must be at most {most}, got {value}")
         self._check_names()
         for name in ("max_fallback_share", "max_row_change", "dislike_weight", "category_damping"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
         if not 0 < self.category_damping <= 1:
             raise ConfigError(
@@ -126,7 +132,7 @@ class NightConfig:
         said = list(chain(*self.feedback.values()))
         for name, values in (("event_types", self.event_types), ("markets", self.markets),
                              ("feedback", said), ("phone_regions", self.phone_regions)):  # fmt: skip
-            if len(set(values)) != len(values) or not all(isinstance(v, str) and v for v in values):
+            if not all(isinstance(v, str) and v for v in values) or len({*values}) != len(values):
                 raise ConfigError(f"{name} must hold different names, got {values!r}")
         if both := sorted(set(self.event_types) & set(said)):
             raise ConfigError(f"event types {both} stand in event_types and in feedback")

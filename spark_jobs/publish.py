@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import AuditError
+from recbole_llm.json_files import check_record
 from recbole_llm.published import publish_run
 from recbole_llm.warehouse import Warehouse
 from spark_jobs.attempts import flush_files, prune_runs
@@ -30,7 +31,8 @@ def promise_of(run: dict[str, Any], root: Path) -> Promise:
         run: ``scored.json``, or a day of the pointer.
         root: the warehouse's.
     """
-    settings = run["settings"]
+    kinds = {"exclude_seen": bool, "max_per_category": int, "markets": list}
+    settings = check_record(run["settings"], kinds, f"the settings of run {run['run_id']}")
     return Promise(
         items=str(root / run["features_path"] / "items"),
         k=run["k"],

@@ -221,7 +221,7 @@ def _schema(file: Path) -> pa.Schema:
 def _naming(file: Path, kind: str) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
+    except (pa.ArrowException, OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         if getattr(error, "errno", None) is not None:
             raise  # the file system's, which may be otherwise the next time
         raise DataError(f"{file} is no whole {kind} file: {error}; deliver it again") from None

@@ -13,6 +13,17 @@ from recbole_llm.scoring import Artifact
 CYCLE = [f"i{n}" for n in range(12)]
 """Users walk this cycle, so the next item is certain."""
 
+MANIFEST = {
+    "ds": "2024-05-01", "attempt": "a", "path": "features/ds=2024-05-01/a", "first_ds": "2024-05-01",
+    "base": None, "fingerprint": "", "settings": {}, "user_keys": [], "sources": {},
+}  # fmt: skip
+"""What a manifest of features must hold."""
+RUN = {
+    "ds": "2024-05-01", "run_id": "r", "path": "runs/r", "features_path": "features/ds=2024-05-01/a",
+    "model_version": "m", "settings": {}, "k": 1, "n_rows": 1,
+}  # fmt: skip
+"""What a scored or published run must hold."""
+
 SEQUENCE = SequenceConfig(
     hidden_size=16,
     n_layers=1,

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
-
 from recbole_llm.errors import ArtifactError, NotFoundError
+from recbole_llm.parquet_tables import duckdb_over
 from recbole_llm.query import lookup
 from recbole_llm.warehouse import Warehouse
 
@@ -66,12 +65,12 @@ def ask_table(
         folder,
         history,
         found.recommendations,
-        _categories(warehouse.root / run["features_path"], asked),
+        _categories(warehouse.state_of(run), asked),
     )
 
 
 def _categories(features: Path, item_ids: set[str]) -> dict[str, str]:
-    with duckdb.connect() as database:
+    with duckdb_over(features) as database:
         rows = database.execute(
             "SELECT item_id, category FROM read_parquet($items) "
             "WHERE category IS NOT NULL AND list_contains($ids, item_id)",

@@ -28,6 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import check_record, read_json
 from recbole_llm.lora import add_lora, checkpoint_activations, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
 from recbole_llm.pretrain.objectives import PARTS
@@ -86,7 +87,7 @@ def pretrain(
     history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     told = {
         **about, "valid_users": len(valid),
-        "evaluations": [json.loads(untaught.read_text(encoding="utf-8")), *history],
+        "evaluations": [read_json(untaught), *history],
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     _write(model, output_dir, told)
@@ -111,7 +112,7 @@ def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
         folder.mkdir(parents=True)
         replace_json(settings, about)
         return None
-    before = json.loads(settings.read_text(encoding="utf-8"))
+    before = check_record(read_json(settings), {}, settings)
     now = json.loads(json.dumps(about))
     differing = [key for key in now if before.get(key) != now[key]]
     if differing:

@@ -12,10 +12,11 @@ with its tensors, what explanations need (``recbole_llm.item_parts``); ranking d
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
+from recbole_llm.json_files import check_record, is_list_of, read_json
 from recbole_llm.layers import SequenceConfig
 from recbole_llm.scoring.matrix import pack_matrix, unpack_matrix
 
@@ -35,6 +37,11 @@ _PLAIN, _COMPRESSED = 3, 4
 _ITEM_BIAS = "item_bias"
 _ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
+_INDEX_KINDS = {"files": dict, "sequence": dict, "options?": dict}
+_SHAPE_KINDS: dict[str, Any] = {
+    field.name: int | float if field.type is float else field.type
+    for field in fields(SequenceConfig)
+}
 
 
 @dataclass(frozen=True)
@@ -110,16 +117,19 @@ def load_artifact(path: Path) -> Artifact:
         ArtifactError: a file is absent, changed, cut short, of a newer format, or of another shape
             than ``artifact.json`` says.
     """
-    index = _read_json(path / _INDEX)
+    index = check_record(_read_json(path / _INDEX), {}, path / _INDEX)
     version = index.get("format_version")
     if version not in (_PLAIN, _COMPRESSED):
         raise ArtifactError(
             f"{path} has artifact format {version!r}, this version reads {_PLAIN} and {_COMPRESSED}; "
             "install the version of recbole_llm that wrote it, or train again"
         )
+    check_record(index, _INDEX_KINDS, path / _INDEX)
+    hashes = check_record(index["files"], {_WEIGHTS: str, _ITEMS: str}, f"files in {path / _INDEX}")
+    hashes = {name: hashes[name] for name in (_WEIGHTS, _ITEMS)}
+    check_record(index["sequence"], _SHAPE_KINDS, f"sequence in {path / _INDEX}")
     try:
         stored = index["item_matrix"] if version == _COMPRESSED else "float32"
-        hashes = {name: index["files"][name] for name in (_WEIGHTS, _ITEMS)}
         config = SequenceConfig(**index["sequence"])
     except (KeyError, TypeError) as error:
         raise ArtifactError(f"{path / _INDEX} lacks or mistakes a field: {error}") from None
@@ -131,7 +141,9 @@ def load_artifact(path: Path) -> Artifact:
                 f"artifact {path} is damaged: {name} has SHA-256 {found[:12]}…, artifact.json says "
                 f"{expected[:12]}…; restore the folder or train again"
             )
-    items = _read_json(path / _ITEMS)
+    items = check_record(_read_json(path / _ITEMS), {"item_id": list, "title": list}, path / _ITEMS)
+    if not is_list_of(str, [*items["item_id"], *items["title"]]):
+        raise ArtifactError(f"{path / _ITEMS} must hold texts alone; restore the folder")
     try:
         tensors = load_file(path / _WEIGHTS)
         item_matrix = unpack_matrix(tensors, stored, config.hidden_size)
@@ -146,6 +158,7 @@ def load_artifact(path: Path) -> Artifact:
             f"artifact {path}: item matrix, biases and titles are {shapes}, its items and hidden "
             f"size ask for {expected_shapes}"
         )
+    _check_shape(config, tensors, path)
     known = {"format_version", "model_version", "files", "sequence", "n_items", "item_matrix"}
     return Artifact(
         sequence_config=config,
@@ -161,19 +174,39 @@ def load_artifact(path: Path) -> Artifact:
     )
 
 
+def _check_shape(config: SequenceConfig, tensors: dict[str, Tensor], path: Path) -> None:
+    """Refuse a network that cannot be built, or is larger than the weights that lie there: it would
+    take up memory before anyone sees that they do not fit."""
+    most = max((weight.numel() for weight in tensors.values()), default=0)
+    sizes = (config.hidden_size, config.n_heads, config.inner_size, config.max_seq_length)
+    is_known = config.score in ("dot", "cosine") and config.hidden_act in ("gelu", "relu")
+    shares = (config.hidden_dropout_prob, config.attn_dropout_prob)
+    if (
+        not all(1 <= size <= most for size in sizes)
+        or config.hidden_size % config.n_heads
+        or not 1 <= config.n_layers <= len(tensors)
+        or not 0 <= config.repeat_lags <= most
+        or not all(0 <= share < 1 for share in shares)
+        or not (0 < config.layer_norm_eps < 1 and 0 < config.temperature < math.inf)
+        or not (0 < config.initializer_range < math.inf and is_known)
+    ):
+        raise ArtifactError(
+            f"{path / _INDEX} describes no network of the weights beside it: {config}; restore the "
+            "folder or train again"
+        )
+
+
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path)
     except FileNotFoundError:
         raise ArtifactError(
             f"no artifact at {path.parent}: {path.name} is missing; train a model first"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ArtifactError(f"{path} is not JSON: {error}; restore the folder") from None
 
 
 def _version(hashes: dict[str, str]) -> str:

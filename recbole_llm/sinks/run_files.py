@@ -8,6 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError
+from recbole_llm.json_files import check_record
+from recbole_llm.parquet_tables import naming_damaged
 from recbole_llm.recommendations import RECOMMENDATIONS
 
 COLUMNS = RECOMMENDATIONS
@@ -27,12 +29,14 @@ class RunFiles:
     """
 
     def __init__(self, root: Path, run: dict[str, Any]) -> None:
+        check_record(run, {"k": int, "n_rows": int}, f"{root}/published.json")
         self.day: str = run["ds"]
         self.run_id: str = run["run_id"]
         self.k: int = run["k"]
         self.n_rows: int = run["n_rows"]
-        folder = root / run["path"]
-        self._files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+        self._folder = folder = root / run["path"]
+        with naming_damaged(folder):
+            self._files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
         found = sum(file.metadata.num_rows for file in self._files)
         if found != self.n_rows:
             raise ArtifactError(
@@ -70,7 +74,8 @@ class RunFiles:
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """All rows, file by file, of at most ``BATCH_ROWS``."""
         for file in self._files:
-            yield from file.iter_batches(BATCH_ROWS, columns=columns)
+            with naming_damaged(self._folder):
+                yield from file.iter_batches(BATCH_ROWS, columns=columns)
 
 
 def _told(schema: pa.Schema) -> str:

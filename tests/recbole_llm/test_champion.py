@@ -13,7 +13,7 @@ from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.scoring import load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
-from tests.data import CYCLE, walk
+from tests.data import CYCLE, MANIFEST, walk
 
 DAY, NEXT_DAY = "2024-05-20", "2024-05-22"
 _END = 1_716_249_600  # of DAY, 2024-05-21T00:00:00Z
@@ -53,7 +53,9 @@ def warehouse(tmp_path: Path) -> Warehouse:
                 database.executemany(f"INSERT INTO {name} VALUES ({marks})", rows)
                 database.execute(f"COPY {name} TO '{attempt / name}/0.parquet'")
         path = str(attempt.relative_to(warehouse.root))
-        replace_json(warehouse.features(day) / "manifest.json", {"path": path})
+        replace_json(
+            warehouse.features(day) / "manifest.json", {**MANIFEST, "ds": day, "path": path}
+        )
     return warehouse
 
 

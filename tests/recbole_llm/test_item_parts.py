@@ -130,7 +130,7 @@ def test_damaged(path: Path) -> None:
         with pytest.raises(ArtifactError, match=message):
             read_parts(path, artifact)
     index.write_text("{")
-    with pytest.raises(ArtifactError, match="cannot be read: JSONDecodeError"):
+    with pytest.raises(ArtifactError, match="is damaged, it is not JSON"):
         read_parts(path, artifact)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.warehouse import Warehouse, check_day, prune_attempts, replace_json
+from tests.data import MANIFEST, RUN
 
 
 @pytest.mark.parametrize("text", ["2024-5-1", "2024-02-30", "today", "", "20240501", "2024-05-01x"])
@@ -44,10 +45,13 @@ def test_what_is_absent_is_told_with_what_to_do(tmp_path: Path) -> None:
 
 def test_the_latest_day_is_the_newest_not_the_last_written(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
-    days = {"2024-05-02": {"path": "b"}, "2024-05-01": {"path": "a"}}
+    days = {
+        day: {"ds": day, "run_id": path, "path": path, "before": []}
+        for day, path in (("2024-05-02", "b"), ("2024-05-01", "a"))
+    }
     replace_json(warehouse.published, {"format_version": 1, "days": days})
-    assert warehouse.published_run(None) == {"path": "b"}
-    assert warehouse.published_run("2024-05-01") == {"path": "a"}
+    assert warehouse.published_run(None)["path"] == "b"
+    assert warehouse.published_run("2024-05-01")["path"] == "a"
     with pytest.raises(NotFoundError, match="2 days are published, 2024-05-01 to 2024-05-02"):
         warehouse.published_run("2024-06-01")
 
@@ -91,14 +95,14 @@ def test_a_damaged_pointer_is_told(tmp_path: Path) -> None:
     warehouse = Warehouse(tmp_path)
     for text in ("", '{"days": {', "[]", '{"days": {}}'):
         warehouse.published.write_text(text)
-        with pytest.raises(ArtifactError, match="published.json is damaged .* restore it"):
+        with pytest.raises(ArtifactError, match="published.json is damaged.* restore it"):
             warehouse.published_days()
 
 
 @pytest.mark.parametrize("path", ["../other", "/etc", "runs/../../x"])
 def test_a_pointer_that_leaves_the_warehouse_is_not_followed(tmp_path: Path, path: str) -> None:
     warehouse = Warehouse(tmp_path)
-    fine = {"ds": "2024-05-01", "path": "runs/a", "features_path": "features/a"}
+    fine = {**MANIFEST, **RUN}
     for run in (
         {**fine, "path": path},
         {**fine, "features_path": path},

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import attempts
 from spark_jobs.attempts import one_run_of, prune_features, prune_runs, prune_states
+from tests.data import MANIFEST, RUN
 
 DAY, LATER = "2024-05-01", "2024-05-31"
 
@@ -22,14 +23,19 @@ def warehouse(tmp_path: Path) -> Warehouse:
     for name in ("m", "p", "b", "dead", "half"):
         (warehouse.features(DAY) / name / "sequences").mkdir(parents=True)
         (warehouse.features(DAY) / name / "quarantine").mkdir()
-    replace_json(warehouse.features(DAY) / "manifest.json", {"ds": DAY, "attempt": "m"})
+    replace_json(warehouse.features(DAY) / "manifest.json", {**MANIFEST, "ds": DAY, "attempt": "m"})
 
     def run(name: str, features: str) -> dict[str, Any]:
         path = warehouse.runs(DAY) / f"run_id={name}" / name
         path.mkdir(parents=True)
         (path / "0.parquet").touch()
         features_path = f"features/ds={DAY}/{features}"
-        return {"path": str(path.relative_to(tmp_path)), "features_path": features_path}
+        return {
+            **RUN,
+            "ds": DAY,
+            "path": str(path.relative_to(tmp_path)),
+            "features_path": features_path,
+        }
 
     run("dead", "dead")
     replace_json(warehouse.runs(DAY) / "scored.json", run("s", "p"))

@@ -34,6 +34,7 @@ def _prepare(
     (path / "sequences").mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {
         "ds": day,
+        "attempt": path.name,
         "path": str(path.relative_to(warehouse.root)),
         "first_ds": base["first_ds"] if base else DAYS[0],
         "base": {"ds": since, "fingerprint": base["fingerprint"]} if base else None,

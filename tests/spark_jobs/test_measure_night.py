@@ -32,6 +32,7 @@ from spark_jobs.measure_night import measure
 from spark_jobs.report import render_night
 from spark_jobs.table_figures import count_scores, population_stability, spread
 from tests.conftest import HOME
+from tests.data import MANIFEST
 
 FIRST, DAY, LAST = "2024-05-01", "2024-05-02", "2024-05-03"
 EVIL = '<script>alert("1")</script>'
@@ -116,7 +117,7 @@ def _write_day(
          for rank, (item, score) in enumerate(items, start=1)],
         schemas.RECOMMENDATIONS,
     )  # fmt: skip
-    manifest = {"ds": day, "path": str(state.relative_to(warehouse.root))}
+    manifest = {**MANIFEST, "ds": day, "path": str(state.relative_to(warehouse.root))}
     replace_json(warehouse.features(day) / "manifest.json", manifest)
     run = {
         "ds": day, "run_id": f"{day}-0", "model_version": "m", "k": 2, "n_rows": 2 * len(lists),

@@ -66,7 +66,7 @@ def test_missing_parts(path: Path, tmp_path: Path) -> None:
 
 def test_index_that_is_no_json(path: Path) -> None:
     (path / "artifact.json").write_text('{"format_version": 1,')
-    with pytest.raises(ArtifactError, match=r"artifact.json is not JSON"):
+    with pytest.raises(ArtifactError, match=r"artifact.json is damaged, it is not JSON"):
         load_scorer(path)
 
 

@@ -1,0 +1,1 @@
+"""Random bytes for whatever reads bytes from outside: only our own errors may come of them."""
