@@ -159,6 +159,7 @@ def test_a_database_that_goes_away_in_the_middle_leaves_the_day_as_it_was(
 
     def end_others() -> None:
         ended = asked.execute(
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
             " WHERE query LIKE 'COPY recommendations_loading%' AND pid <> pg_backend_pid()"
         )
         assert ended.fetchall() == [(True,)]
