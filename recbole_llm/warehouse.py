@@ -41,7 +41,7 @@ POINTER_VERSION = 1
 """Of ``published.json``."""
 _MANIFEST = {
     "ds": str, "attempt": str, "path": str, "first_ds": str, "base": dict | None,
-    "fingerprint": str, "settings": dict, "user_keys": list, "sources": dict,
+    "fingerprint": str, "settings": dict, "user_keys?": list, "sources": dict,
 }  # fmt: skip
 _RUN = {
     "ds": str, "run_id": str, "path": str, "features_path": str, "model_version": str,
@@ -302,6 +302,7 @@ def _read(path: Path, absent: str) -> dict[str, Any]:
 
 def _manifest(record: Any, path: Path) -> dict[str, Any]:
     manifest = check_record(record, _MANIFEST, path)
+    manifest.setdefault("user_keys", [])  # of a version that knew no pseudonyms
     if manifest["base"] is not None:
         check_record(manifest["base"], {"ds": str, "fingerprint": str}, f"base in {path}")
     return _inside(manifest, path)

@@ -126,3 +126,10 @@ def test_a_pointer_that_leaves_the_warehouse_is_not_followed(tmp_path: Path, pat
     ):
         with pytest.raises(ArtifactError, match="below its root folder"):
             read()
+
+
+def test_a_manifest_from_before_there_were_pseudonyms_is_read(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    path = warehouse.features("2024-05-01") / "manifest.json"
+    replace_json(path, {key: MANIFEST[key] for key in MANIFEST if key != "user_keys"})
+    assert warehouse.features_manifest("2024-05-01")["user_keys"] == []
