@@ -75,6 +75,12 @@ def unpack_matrix(tensors: dict[str, Tensor], stored: str, hidden_size: int) -> 
     if stored not in _MOST:
         return matrix.float()
     scales = tensors.pop(_SCALES)
+    width = -(-6 * hidden_size // 8) if stored == "int6" else hidden_size
+    if matrix.shape[1:] != (width,) or scales.shape != matrix.shape[:1]:
+        raise ValueError(
+            f"an item matrix in {stored} has {width} numbers and a scale a row, not "
+            f"{tuple(matrix.shape)} and {tuple(scales.shape)}"
+        )
     if stored == "int6":
         parts = [_unpacked(part, hidden_size) for part in _pieces(matrix.numpy())]
         matrix = torch.from_numpy(np.concatenate(parts).view(np.int8)) - _MOST[stored]

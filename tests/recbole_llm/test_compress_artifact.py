@@ -45,6 +45,21 @@ def test_six_bits_by_hand() -> None:
     assert unpack_matrix(packed, "int6", 3).tolist() == [[31.0, -31.0, 0.0]]
 
 
+@pytest.mark.parametrize("stored", ["int8", "int6"])
+def test_rows_and_scales_that_differ_are_refused(stored: str) -> None:
+    packed = pack_matrix(torch.randn(4, 3), stored)
+    for name, tensor in (
+        ("item_scales", packed["item_scales"][:3]),
+        ("item_scales", packed["item_scales"].view(2, 2)),
+        ("item_matrix", packed["item_matrix"][:, :2]),
+        ("item_matrix", packed["item_matrix"].flatten()),
+    ):
+        with pytest.raises(
+            ValueError, match=f"an item matrix in {stored} has 3 numbers and a scale"
+        ):
+            unpack_matrix({**packed, name: tensor}, stored, 3)
+
+
 @pytest.mark.parametrize("stored", LARGEST)
 def test_the_compressed_artifact_ranks_alike(path: Path, stored: str) -> None:
     smaller = compress_artifact(path, stored)
