@@ -171,6 +171,8 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
 
 
 def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
+    if odd := [name for name, value in tensors.items() if not value.is_floating_point()]:
+        raise ValueError(f"{_TENSORS} has {odd[:3]} of other than real numbers")
     for number, source in enumerate(index["sources"]):
         words = source["words"]
         if not isinstance(source["encoder"], str) or not is_list_of(str, words or []):

@@ -289,6 +289,7 @@ def _changed_tensors(valid: bytes, name: str, changes: dict[str, Any]) -> bytes:
     ("name", "tensor", "changes", "fault"),
     [
         ("explanation.safetensors", "0.mean", {"shape": [1, 8]}, "the part of 'tfidf' does not fit"),
+        ("explanation.safetensors", "0.idf", {"dtype": "I64"}, "of other than real numbers"),
         ("checkpoint", "__metadata__", {"counters": "["}, "cannot be read: Expecting value"),
         ("checkpoint", "__metadata__", {"counters": "{}"}, "expected epoch as int, got nothing"),
         ("checkpoint", "model.network.sequences.input_norm.weight", {"shape": [1, 8]},
