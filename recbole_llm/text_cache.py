@@ -77,7 +77,7 @@ def encode_cached(
             f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
             "name another file, and start again"
         ) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _damaged(cache, error) from error
     _log.info(
         "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
@@ -100,8 +100,9 @@ def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
             raise ConfigError(f"text_cache {cache}: its vectors are no table; name another file")
         if kinds:
             database.execute("SELECT key, vector FROM vectors LIMIT 0")
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
+    except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # SQLite's messages cite the file
+        code = getattr(error, "sqlite_errorcode", None)
+        if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_BUSY):
             raise
         raise ConfigError(
             f"text_cache {cache} is no cache of text vectors ({error}); name another file"

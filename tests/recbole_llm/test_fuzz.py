@@ -261,9 +261,15 @@ def _with_broken_pages(path: Path) -> None:
     path.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
 
 
+def _with_a_schema_of_other_bytes(path: Path) -> None:
+    """SQLite's message cites the schema, which is no UTF-8."""
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE", b"CREATE T\x97BLE"))
+
+
 @pytest.mark.parametrize(
     ("spoil", "fault"),
     [
+        (_with_a_schema_of_other_bytes, "is no cache of text vectors"),
         (_without_vectors, "its vectors are no table; name another file"),
         (_with_numbers, "is damaged: a vector is no list of float32. Delete it"),
         (_with_broken_pages, "is damaged: database disk image is malformed. Delete it"),
