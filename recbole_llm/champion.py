@@ -86,7 +86,9 @@ def train_champion(
         "text_cache": str(warehouse.text_cache),
         "data_cut": cut,
     }
-    cold_because = "asked for" if cold else None if champion else "no champion"
+    cold_because = None if champion else "no champion"
+    if cold:
+        cold_because = "asked for"
     if settings.get("privacy.epsilon") is not None:
         cold_because = "privacy.epsilon: the champion's weights know its users"
     if champion and not cold_because:

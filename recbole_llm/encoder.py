@@ -47,11 +47,8 @@ class EncoderSpec:
     """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
 
     def __post_init__(self) -> None:
-        for name in ("model", "adapter"):
-            if not isinstance(value := getattr(self, name), str) and (name, value) != (
-                "adapter",
-                None,
-            ):
+        for name, kind in (("model", str), ("adapter", str | None)):
+            if not isinstance(value := getattr(self, name), kind):
                 raise ConfigError(f"encoder {name} must be a name or a path, got {value!r}")
         for name in ("max_tokens", "batch_size"):
             if type(value := getattr(self, name)) is not int:

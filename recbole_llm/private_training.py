@@ -91,7 +91,7 @@ def plan_noise(options: PrivacyOptions, n_users: int, batch_size: int, epochs: i
 
 
 def _least_noise(releases: Callable[[float], _Releases], epsilon: float, delta: float) -> float:
-    """The least noise multiplier that keeps the budget, to a thousandth."""
+    """The least noise multiplier that keeps the budget, to half a percent above it."""
 
     def over(noise: float, accountant: str) -> float:
         return _spent(releases(noise), delta, accountant) - epsilon
@@ -109,7 +109,7 @@ def _least_noise(releases: Callable[[float], _Releases], epsilon: float, delta: 
         return most
     if over(_TIGHTER * most, "prv") <= 0:
         return _TIGHTER * most
-    return float(brentq(over, _TIGHTER * most, most, args=("prv",), rtol=2e-3) * 1.002)
+    return float(brentq(over, _TIGHTER * most, most, args=("prv",), rtol=2e-3) * 1.003)
 
 
 def _spent(releases: _Releases, delta: float, accountant: str) -> float:
