@@ -5,8 +5,8 @@ DAY ?=
 WAREHOUSE ?= warehouse
 TESTS ?= tests
 WORKERS ?= 2
-# Most of a test's Spark is a JVM that warms up: the quick compiler is enough.
-SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+# Most of a test's Spark is a JVM that warms up: the quick compiler is enough, with the usual room.
+SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 MAIN := .venv/.current

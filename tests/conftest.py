@@ -69,6 +69,10 @@ def spark() -> Iterator[Any]:
     from spark_jobs.job import start_spark
 
     session = start_spark("tests", load_night_config(HOME / "configs" / "nightly.yaml"))
+    # To compile a plan takes longer than to interpret it for a few rows. Jobs that tests start as
+    # processes of their own compile theirs.
+    session.conf.set("spark.sql.codegen.wholeStage", "false")
+    session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
     yield session
     session.stop()
 
