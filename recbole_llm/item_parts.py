@@ -173,6 +173,8 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
 def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
     if odd := [name for name, value in tensors.items() if not value.is_floating_point()]:
         raise ValueError(f"{_TENSORS} has {odd[:3]} of other than real numbers")
+    if endless := [name for name, value in tensors.items() if not value.isfinite().all()]:
+        raise ValueError(f"{_TENSORS} has {endless[:3]} with no numbers or infinite ones")
     for number, source in enumerate(index["sources"]):
         words = source["words"]
         if not isinstance(source["encoder"], str) or not is_list_of(str, words or []):

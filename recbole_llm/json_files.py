@@ -1,23 +1,32 @@
 """JSON that another process wrote: it holds what was expected, or an error says where it does not."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.errors import ArtifactError, RecboleLlmError
 
+_MAY_BE_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text says.
 
     Raises:
-        ValueError: it is no JSON, no UTF-8, or nested too deeply.
+        ValueError: it is no JSON, no UTF-8, nested too deeply, or holds half a surrogate pair, which
+            no file can hold.
     """
+    if isinstance(text, bytes):
+        text = text.decode(json.detect_encoding(text))  # json.loads itself would let halves pass
     try:
-        return json.loads(text)
+        found = json.loads(text)
+        if _MAY_BE_HALF.search(text):
+            json.dumps(found, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return found
 
 
 def read_json(path: Path) -> Any:

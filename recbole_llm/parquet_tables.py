@@ -32,7 +32,7 @@ def naming_damaged(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
         if getattr(error, "errno", None) is not None:
             raise
         raise ArtifactError(

@@ -37,6 +37,8 @@ from recbole_llm.json_files import check_record, read_json
 
 _NO_PATH = re.compile("[\0\ud800-\udfff]")
 _log = logging.getLogger(__name__)
+_LONGEST_NAME, _LONGEST_PATH = 255, 1024
+"""Bytes of a file's name, on every file system in use, and characters of a path below the root."""
 POINTER_VERSION = 1
 """Of ``published.json``."""
 _MANIFEST = {
@@ -320,6 +322,11 @@ def _run(record: Any, path: Path, kinds: dict[str, Any]) -> dict[str, Any]:
     return _inside(run, path)
 
 
+def _is_long(path: str) -> bool:
+    names = (len(part.encode()) for part in Path(path).parts)
+    return len(path) > _LONGEST_PATH or any(size > _LONGEST_NAME for size in names)
+
+
 def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
     """A record whose paths stay where they belong.
 
@@ -329,7 +336,7 @@ def _inside(record: dict[str, Any], source: Path) -> dict[str, Any]:
     for key in ("path", "features_path"):
         text = record.get(key) or ""
         is_path = isinstance(text, str) and not _NO_PATH.search(text)
-        if not is_path or Path(text).is_absolute() or ".." in Path(text).parts:
+        if not is_path or Path(text).is_absolute() or ".." in Path(text).parts or _is_long(text):
             raise ArtifactError(
                 f"{source} has the {key} {text!r}, expected one below its root folder; restore "
                 "the file, somebody else wrote into it"

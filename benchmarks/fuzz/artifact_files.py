@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ def checkpoint(folder: Path) -> Target:
 
     config["checkpoint_dir"] = str(folder)
     trainer = LLMSeqRecTrainer(config, LLMSeqRec(config, loaders[0]._dataset))
-    trainer.logger.disabled = True
+    trainer.logger = logging.Logger("nowhere")  # RecBole's is the root, which others use
     trainer._train_epoch(loaders[0], 0)
     trainer._save_checkpoint(0, verbose=False)
     path = Path(trainer.saved_model_file)

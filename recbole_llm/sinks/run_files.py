@@ -52,10 +52,12 @@ class RunFiles:
 
     def constants(self) -> dict[str, Any]:
         """Columns that hold one value in all rows, told by the files' statistics."""
+        with naming_damaged(self._folder):
+            bounds = {name: self._bounds(number) for number, name in enumerate(COLUMNS.names)}
         return {
             name: values.pop()
-            for number, name in enumerate(COLUMNS.names)
-            if len(values := self._bounds(number)) == 1 and None not in values
+            for name, values in bounds.items()
+            if len(values) == 1 and None not in values
         }
 
     def _bounds(self, column: int) -> set[Any]:

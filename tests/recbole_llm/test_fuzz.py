@@ -1,10 +1,12 @@
 """Readers of files from outside raise our errors and no other, whatever stands in the files."""
 
 import json
+import math
 import sqlite3
 import struct
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from benchmarks.fuzz.targets import TARGETS
 from recbole_llm.config_files import flags_as_dict, load_yaml
 from recbole_llm.errors import ArtifactError, ConfigError, DataError, RecboleLlmError
 from recbole_llm.item_text import read_text_columns
-from recbole_llm.json_files import check_record, read_json
+from recbole_llm.json_files import check_record, parse_json, read_json
 from recbole_llm.query import connect, lookup
 from recbole_llm.retention import check_retention
 from recbole_llm.scoring import load_scorer, write_artifact
@@ -128,6 +130,25 @@ def test_an_index_that_describes_nothing(
         load_scorer(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "is_whole"),
+    [
+        (rb'["\ud83d\ude00", "\\ud800"]', True),
+        (rb'["a\ud800"]', False),
+        (rb'{"\uDfff": 1}', False),
+        (b'["\xed\xa0\x80"]', False),
+        ('["\\ud800"]'.encode("utf-16"), False),
+        ('["é"]'.encode("utf-16"), True),
+    ],
+)
+def test_halves_of_signs_are_no_text(text: bytes, is_whole: bool) -> None:
+    if is_whole:
+        assert parse_json(text) == json.loads(text)
+        return
+    with pytest.raises(ValueError, match="utf-8"):
+        parse_json(text)
+
+
 def test_records_hold_what_they_must(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("[" * 100_000)
@@ -152,6 +173,8 @@ def test_records_hold_what_they_must(tmp_path: Path) -> None:
         ({"run_id": 5}, "expected run_id as str, got int 5"),
         ({"ds": "monday"}, "has no day: a day is written YYYY-MM-DD"),
         ({"path": "a\0"}, r"has the path 'a\\x00', expected one below its root"),
+        ({"path": "x" * 256}, "has the path 'xxx.*', expected one below its root"),
+        ({"path": "x/" * 600}, "has the path 'x/x/.*', expected one below its root"),
         ({"before": [{}]}, "expected ds as str, got nothing"),
         ({"settings": {"user_keys": "k"}}, "expected user_keys as list, got str 'k'"),
     ],
@@ -282,6 +305,18 @@ def test_a_spoilt_cache(tmp_path: Path, spoil: Callable[[Path], None], fault: st
         target.read(path.read_bytes())
 
 
+def test_values_that_no_calendar_and_no_text_holds(tmp_path: Path) -> None:
+    target = TARGETS["published table"](tmp_path)
+    day = struct.pack("<i", (date(2024, 5, 2) - date(1970, 1, 1)).days)
+    for valid, spoilt, fault in (
+        (day, b"\xff\xff\xff\x0f", "date value out of range"),
+        (b"model", b"mod\xfb\xfb", "'utf-8' codec can't decode"),
+    ):
+        seed = next(seed for seed in target.seeds if valid in seed)
+        with pytest.raises(ArtifactError, match=fault):
+            target.read(seed.replace(valid, spoilt))
+
+
 def _changed_tensors(valid: bytes, name: str, changes: dict[str, Any]) -> bytes:
     (size,) = struct.unpack("<Q", valid[:8])
     header = json.loads(valid[8 : 8 + size])
@@ -309,6 +344,16 @@ def test_tensors_of_something_else(
     target.read(target.seeds[0])
     with pytest.raises(ArtifactError, match=fault):
         target.read(_changed_tensors(target.seeds[0], tensor, changes))
+
+
+def test_weights_that_are_no_numbers(tmp_path: Path) -> None:
+    target = TARGETS["explanation.safetensors"](tmp_path)
+    valid = target.seeds[0]
+    (size,) = struct.unpack("<Q", valid[:8])
+    start = 8 + size + json.loads(valid[8 : 8 + size])["0.idf"]["data_offsets"][0]
+    spoilt = valid[:start] + struct.pack("<d", math.nan) + valid[start + 8 :]
+    with pytest.raises(ArtifactError, match=r"has \['0.idf'\] with no numbers or infinite ones"):
+        target.read(spoilt)
 
 
 def test_a_training_state_of_something_else_starts_cold(
