@@ -225,8 +225,9 @@ def _measure_spark(repeats: int) -> dict[str, float]:
 
     from benchmarks.nightly import untrained_artifact
     from recbole_llm.config_files import config_path
+    from recbole_llm.lists.catalogue import Catalogue
+    from recbole_llm.lists.ranker import ListSettings
     from recbole_llm.scoring import load_scorer, write_artifact
-    from spark_jobs.catalogue import Catalogue
     from spark_jobs.config import load_night_config
     from spark_jobs.job import start_spark
     from spark_jobs.ranking import RankingTask
@@ -265,9 +266,8 @@ def _measure_spark(repeats: int) -> dict[str, float]:
         )
         task = RankingTask(
             artifact=str(artifact), output=str(output), day=datetime.date(2024, 5, 1),
-            run_id="benchmark", model_version=artifact.name, k=_K, exclude_seen=True,
-            max_per_category=0, dislike_weight=0.0, category_damping=1.0, explain_ranks=0,
-            default_market="",
+            run_id="benchmark", model_version=artifact.name, k=_K,
+            settings=ListSettings(),
             users_per_batch=config.users_per_batch,
             generated_at=datetime.datetime(2024, 5, 2, tzinfo=datetime.UTC),
             catalogue=spark.sparkContext.broadcast(catalogue),

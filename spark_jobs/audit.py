@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
-from spark_jobs.job import run_each
-from spark_jobs.schemas import (
+from recbole_llm.lists.reasons import (
     REASON_MODEL,
     REASON_POPULAR,
     REASON_REPEAT,
     REASON_UNCAPPED,
-    RECOMMENDATIONS_ARROW,
 )
+from spark_jobs.job import run_each
+from spark_jobs.schemas import RECOMMENDATIONS_ARROW
 
 _REASONS = [REASON_MODEL, REASON_POPULAR, REASON_UNCAPPED, REASON_REPEAT]
 _WITHIN_CAP = [_REASONS.index(REASON_MODEL), _REASONS.index(REASON_POPULAR)]

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
-from spark_jobs.schemas import REASON_MODEL
+from recbole_llm.lists.reasons import REASON_MODEL
 
 _IN_TABLE = ["user_id", "rank", "item_id", "score", "reason", "why"]
 _IN_LIST = ["item_id", "score", "why"]

@@ -116,11 +116,3 @@ SCORED_FILES_ARROW = pa.schema(
     ]
 )
 SCORED_FILES = from_arrow_schema(SCORED_FILES_ARROW)
-
-# Why an item stands in a list. A list may begin with the model's and be filled up with the others.
-REASON_MODEL = "model"
-REASON_POPULAR = "popular"
-# Popular, of a category that has its share already.
-REASON_UNCAPPED = "uncapped"
-# Popular, and met before: nothing else is left.
-REASON_REPEAT = "repeat"

@@ -18,12 +18,13 @@ from typing import Any
 from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError, RecboleLlmError
+from recbole_llm.lists.catalogue import Catalogue, available_items, read_catalogue
+from recbole_llm.lists.ranker import ListSettings
 from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
 from spark_jobs.attempts import prune_runs
 from spark_jobs.carry_over import Base
-from spark_jobs.catalogue import Catalogue, available_items, read_catalogue
 from spark_jobs.config import NightConfig
 from spark_jobs.job import Job, run_each, run_job
 from spark_jobs.ranking import RankingTask, score_files
@@ -158,12 +159,14 @@ def score(job: Job) -> None:
         run_id=run_id,
         model_version=artifact.model_version,
         k=config.k,
-        exclude_seen=config.exclude_seen,
-        max_per_category=config.max_per_category,
-        dislike_weight=config.dislike_weight,
-        category_damping=config.category_damping,
-        explain_ranks=config.explain_ranks,
-        default_market=config.markets[0] if config.markets else "",
+        settings=ListSettings(
+            exclude_seen=config.exclude_seen,
+            max_per_category=config.max_per_category,
+            dislike_weight=config.dislike_weight,
+            category_damping=config.category_damping,
+            explain_ranks=config.explain_ranks,
+            default_market=config.markets[0] if config.markets else "",
+        ),
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.
         generated_at=datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
-from spark_jobs import schemas
+from recbole_llm.lists.reasons import REASON_MODEL
 
 N_BINS = 1000
 """Of the scores of two tables together; deciles are taken from them, so a rerun gives the same."""
@@ -122,7 +122,7 @@ def count_scores(now: DataFrame, before: DataFrame | None) -> Scores | None:
 
 
 def _model_scores(table: DataFrame, side: str) -> DataFrame:
-    scores = table.where(f.col("reason") == schemas.REASON_MODEL)
+    scores = table.where(f.col("reason") == REASON_MODEL)
     return scores.select(f.col("score").cast("double").alias("score"), f.lit(side).alias("side"))
 
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from recbole_llm.compress_artifact import compress_artifact
-from recbole_llm.errors import DataError
+from recbole_llm.lists.catalogue import read_catalogue
+from recbole_llm.lists.ranker import ListSettings
 from recbole_llm.scoring import load_scorer, why, write_artifact
 from spark_jobs.audit import Promise, audit_file
-from spark_jobs.catalogue import Catalogue, Popular, read_catalogue
 from spark_jobs.ranking import RankingTask, score_file
 from tests.data import random_artifact
 
@@ -70,22 +70,28 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _task(features: Path, folder: Path, markets: list[str], **settings: Any) -> RankingTask:
     artifact = write_artifact(random_artifact(ITEMS[:19]), folder / "artifacts")
     (folder / "table").mkdir()
+    of_task = {
+        name: settings.pop(name) for name in ("k", "artifact", "model_version") if name in settings
+    }
     task = RankingTask(
         artifact=str(artifact), output=str(folder / "table"), day=DAY, run_id="r",
-        model_version=artifact.name, k=3, exclude_seen=True, max_per_category=0,
-        dislike_weight=0.5, category_damping=0.5, explain_ranks=0,
-        default_market=markets[0] if markets else "", users_per_batch=5,
+        model_version=artifact.name, k=3,
+        settings=ListSettings(
+            default_market=markets[0] if markets else "",
+            **{"dislike_weight": 0.5, "category_damping": 0.5, **settings},
+        ),
+        users_per_batch=5,
         generated_at=datetime.datetime(2024, 5, 3, tzinfo=datetime.UTC),
         catalogue=SimpleNamespace(value=read_catalogue(features, markets)),  # type: ignore[arg-type]
         base=SimpleNamespace(value=None),  # type: ignore[arg-type]
     )  # fmt: skip
-    return replace(task, **settings)
+    return replace(task, **of_task)
 
 
 def _promise(features: Path, task: RankingTask, markets: list[str]) -> Promise:
     return Promise(
-        str(features / "items"), task.k, task.exclude_seen, task.max_per_category, markets,
-        task.explain_ranks,
+        str(features / "items"), task.k, task.settings.exclude_seen,
+        task.settings.max_per_category, markets, task.settings.explain_ranks,
         {"ds": DAY, "run_id": task.run_id, "model_version": task.model_version},
     )  # fmt: skip
 
@@ -224,45 +230,6 @@ def test_a_cap_that_cannot_be_kept(features: Path, tmp_path: Path) -> None:
     assert reasons == {"popular": 8, "uncapped": 2}
     capped = [int(row["item_id"][1:]) // 3 for row in lists["new"] if row["item_id"] != "i0"]
     assert len(set(capped[:7])) == 7
-
-
-def test_popular_items_by_hand() -> None:
-    catalogue = Catalogue(
-        list("abcdef"), pa.array([0.4, 0.2, 0.2, 0.1, 0.1, 0.0]).to_numpy(),
-        pa.array([0, 0, 1, -1, 0, -1]).to_numpy(),
-        {"de": pa.array([1]).to_numpy(), "at": pa.array(range(2, 6)).to_numpy()}, ["x", "y"],
-    )  # fmt: skip
-    user = {"user_id": "u", "item_ids": ["a", "d"], "blocked_ids": ["c"], "damped_categories": []}
-    rows = Popular(catalogue, "de", 3, True, 1).fill(user, [])
-    assert rows == [("e", 0.1, "popular"), ("f", 0.0, "popular"), ("a", 0.4, "repeat")]
-    rows = Popular(catalogue, "de", 3, False, 1).fill({**user, "blocked_ids": []}, ["d"])
-    assert rows == [("a", 0.4, "popular"), ("c", 0.2, "popular")]
-    damper = {**user, "item_ids": [], "damped_categories": ["x", "gone"]}
-    rows = Popular(catalogue, "at", 2, True, 0, 0.5).fill(damper, [])
-    assert rows == [("a", 0.2, "popular"), ("b", 0.1, "popular")]
-    rows = Popular(catalogue, "de", 3, False, 0, 0.2).fill({**damper, "blocked_ids": []}, [])
-    assert [item for item, *_ in rows] == ["c", "d", "a"]
-    rows = Popular(catalogue, "at", 2, True, 1).fill({**user, "item_ids": []}, [])
-    assert rows == [("a", 0.4, "popular"), ("b", 0.2, "uncapped")]
-    with pytest.raises(DataError, match="user 'u' has 2 items left of 2 in the market 'at', k=3"):
-        Popular(catalogue, "at", 3, True, 0).fill(user, [])
-
-
-def test_a_popular_item_of_another_category_is_found_far_down(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("spark_jobs.catalogue._LOOKED_INTO", 1)
-    categories = pa.array([0] * 30 + [1] * 30).to_numpy()
-    everywhere = {"": pa.array([], pa.int64()).to_numpy()}
-    shares = np.arange(60, 0, -1) / 60
-    catalogue = Catalogue([f"{n}" for n in range(60)], shares, categories, everywhere, ["x", "y"])
-    user = {
-        "user_id": "u", "item_ids": ["0", "30"], "blocked_ids": ["31"], "damped_categories": []
-    }  # fmt: skip
-    rows = Popular(catalogue, "", 3, True, 1).fill(user, [])
-    assert [(item, reason) for item, _, reason in rows] == [
-        ("1", "popular"), ("32", "popular"), ("2", "uncapped")
-    ]  # fmt: skip
 
 
 _FIRST = "user_id = 'u2' AND rank = 1"

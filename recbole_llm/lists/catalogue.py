@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recbole_llm.errors import DataError
-from spark_jobs.schemas import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
+from recbole_llm.lists.reasons import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
 
 _LOOKED_INTO = 50
 """Times K popular items that a list is filled up from before all of the catalogue is looked at."""
@@ -94,7 +94,6 @@ class Popular:
     Args:
         catalogue: the day's.
         market: one of its markets.
-        k: rows of a list.
         exclude_seen: items that a user has met come only where nothing else is left.
         max_per_category: items of one category in a list, while others are left; 0 for any number.
         category_damping: what a share is multiplied by where the user damped the category.
@@ -104,7 +103,6 @@ class Popular:
         self,
         catalogue: Catalogue,
         market: str,
-        k: int,
         exclude_seen: bool,
         max_per_category: int,
         category_damping: float = 1.0,
@@ -112,9 +110,8 @@ class Popular:
         self._catalogue = catalogue
         self._market = market
         self._here = catalogue.here(market)
-        self._k = k
         self._exclude_seen = exclude_seen
-        self._cap = max_per_category or k
+        self._max_per_category = max_per_category
         self._damping = category_damping
 
     @cached_property
@@ -142,23 +139,25 @@ class Popular:
         shares: NDArray[np.float64] = self._catalogue.shares * np.where(is_damped, self._damping, 1)
         return shares
 
-    def fill(self, user: dict[str, Any], chosen: list[str]) -> list[tuple[str, float, str]]:
+    def fill(self, user: dict[str, Any], chosen: list[str], k: int) -> list[tuple[str, float, str]]:
         """What is missing of a user's list.
 
         Args:
             user: ``user_id``, ``item_ids``, ``blocked_ids`` and ``damped_categories``.
             chosen: items that the list begins with.
+            k: K, rows of a list.
         Returns:
             K rows less those chosen: item, its share of all events, and why it stands there.
         Raises:
             DataError: so few items are left that the list cannot have K rows.
         """
+        most = self._max_per_category or k
         seen = set(user["item_ids"]) if self._exclude_seen else set()
         out, taken = set(user["blocked_ids"]), set(chosen)
         # So many that K are left of them, where so many are left at all; and of each category so
         # many that it is full of those left.
         n_gone = len(seen | out | taken)
-        n_first = max(_LOOKED_INTO * self._k, self._k + n_gone)
+        n_first = max(_LOOKED_INTO * k, k + n_gone)
         categories = self._catalogue.categories
         counts = Counter(int(categories[self._catalogue.positions[item]]) for item in chosen)
         shares, by_share = self._catalogue.shares, None
@@ -167,13 +166,13 @@ class Popular:
             by_share = self._here[np.argsort(-shares[self._here], kind="stable")].tolist()
         rows: list[tuple[str, float, str]] = []
         for reason, banned, cap in (
-            (REASON_POPULAR, out | seen, self._cap),
-            (REASON_UNCAPPED, out | seen, self._k),
-            (REASON_REPEAT, out, self._k),
+            (REASON_POPULAR, out | seen, most),
+            (REASON_UNCAPPED, out | seen, k),
+            (REASON_REPEAT, out, k),
         ):
-            n_of_each = self._cap + n_gone if cap < self._k else 0
+            n_of_each = most + n_gone if cap < k else 0
             for place in by_share or self._walk(n_first, n_of_each):
-                if len(taken) == self._k:
+                if len(taken) == k:
                     return rows
                 item, category = self._catalogue.items[place], int(categories[place])
                 is_full = category >= 0 and counts[category] >= cap
@@ -181,10 +180,10 @@ class Popular:
                     counts[category] += 1
                     taken.add(item)
                     rows.append((item, float(shares[place]), reason))
-        if len(taken) < self._k:
+        if len(taken) < k:
             raise DataError(
                 f"user {user['user_id']!r} has {len(taken)} items left of {len(self._here)} in the "
-                f"market {self._market!r}, k={self._k} were asked for: they blocked {len(out)}; "
+                f"market {self._market!r}, k={k} were asked for: they blocked {len(out)}; "
                 "lower k"
             )
         return rows

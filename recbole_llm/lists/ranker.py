@@ -1,0 +1,209 @@
+"""Rank users by the rules of a night: a model's items, and popular ones where it has too few.
+
+What a Spark worker writes into the table and what a service answers is the same.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+
+from recbole_llm.lists.catalogue import Catalogue, Popular
+from recbole_llm.lists.reasons import REASON_MODEL
+from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer, why
+
+OF_USERS = [
+    "user_id", "item_ids", "blocked_ids", "disliked_ids", "unread_ids", "damped_categories", "market"
+]  # fmt: skip
+"""Columns of the users that are ranked, those of the state's sequences."""
+
+
+@dataclass(frozen=True)
+class ListSettings:
+    """What holds for all lists; ``configs/nightly.yaml`` says what each field means."""
+
+    exclude_seen: bool = True
+    max_per_category: int = 0
+    dislike_weight: float = 0.0
+    category_damping: float = 1.0
+    explain_ranks: int = 0
+    default_market: str = ""
+    """Of users whose events name none; empty where there is one market only."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """K rows a user, in the users' order and by rank; B users."""
+
+    item_ids: pa.Array
+    """(B * K,) string"""
+    scores: pa.Array
+    """(B * K,) float32"""
+    reasons: pa.Array
+    """(B * K,) string"""
+    why: pa.Array
+    """(B * K,) string, null where it is not said"""
+
+
+class Ranker:
+    """Ranks users by a loaded model and a day's catalogue.
+
+    Args:
+        scorer: the model.
+        catalogue: what may be recommended.
+        settings: what holds for all lists.
+    """
+
+    def __init__(self, scorer: Scorer, catalogue: Catalogue, settings: ListSettings) -> None:
+        self.scorer = scorer
+        self.known = pa.array(scorer.artifact.item_ids, pa.string())
+        artifact = scorer.artifact
+        self.names = [
+            title or item for title, item in zip(artifact.titles, artifact.item_ids, strict=True)
+        ]
+        self.catalogue = catalogue
+        self._settings = settings
+        self._among = scorer.among(catalogue.items)
+        self._rows = np.array([scorer.row(item) for item in catalogue.items], dtype=np.int64)
+        self._categories = np.full(scorer.n_items + 1, -1, dtype=np.int64)
+        self._categories[self._rows] = catalogue.categories
+        self._categories[0] = -1
+        self._rules: dict[str, Rules] = {}
+        self._popular: dict[str, Popular] = {}
+
+    def _rules_of(self, market: str) -> Rules:
+        """What may stand in the lists of a market's users."""
+        if market not in self._rules:
+            rows = self._rows[self.catalogue.elsewhere[market]]
+            self._rules[market] = Rules(
+                exclude_seen=self._settings.exclude_seen,
+                among=self._among,
+                banned=torch.from_numpy(rows[rows > 0]) if len(rows) else None,
+                categories=self._categories,
+                max_per_category=self._settings.max_per_category,
+                dislike_weight=self._settings.dislike_weight,
+                category_damping=self._settings.category_damping,
+            )
+        return self._rules[market]
+
+    def _popular_in(self, market: str) -> Popular:
+        """What a market's users get where the model has nothing."""
+        if market not in self._popular:
+            settings = self._settings
+            self._popular[market] = Popular(
+                self.catalogue, market, settings.exclude_seen, settings.max_per_category,
+                settings.category_damping,
+            )  # fmt: skip
+        return self._popular[market]
+
+    def _known_of(self, lists: pa.ListArray) -> Pairs:
+        """The model's rows of all lists' items that it knows, and whose each is."""
+        return _numbered(lists, self.scorer.row)
+
+    def _damped(self, lists: pa.ListArray) -> Pairs:
+        """The numbers of all lists' categories that are on sale, and whose each is."""
+        numbers = {name: place for place, name in enumerate(self.catalogue.category_names, start=1)}
+        pairs = _numbered(lists, lambda name: numbers.get(name, 0))
+        return Pairs(pairs.owners, pairs.values - 1)
+
+    def lists(self, users: pa.RecordBatch, k: int) -> tuple[Lists, int]:
+        """Rank users.
+
+        Args:
+            users: columns ``OF_USERS`` of the state's sequences.
+            k: K, rows of a list.
+        Returns:
+            The lists, and how many items of the histories the model does not know.
+        Raises:
+            DataError: some user has fewer than K items left even with those met before.
+        """
+        default = self._settings.default_market
+        if not default:
+            return self._of_market(users, "", k)
+        markets = pc.fill_null(users["market"], default).dictionary_encode()
+        names, numbers = markets.dictionary.to_pylist(), markets.indices.to_numpy()
+        members = [np.flatnonzero(numbers == number) for number in range(len(names))]
+        done = [
+            self._of_market(users.take(those), market, k)
+            for market, those in zip(names, members, strict=True)
+        ]
+        parts = [lists for lists, _ in done]
+        order = rows_from(np.argsort(np.concatenate([*members, []])) * k, k)
+        none = pa.array([], pa.string())
+        together = Lists(
+            pa.concat_arrays([none, *(lists.item_ids for lists in parts)]).take(order),
+            pa.concat_arrays([none.cast(pa.float32()), *(lists.scores for lists in parts)]).take(
+                order
+            ),
+            pa.concat_arrays([none, *(lists.reasons for lists in parts)]).take(order),
+            pa.concat_arrays([none, *(lists.why for lists in parts)]).take(order),
+        )
+        return together, sum(unknown for _, unknown in done)
+
+    def _of_market(self, users: pa.RecordBatch, market: str, k: int) -> tuple[Lists, int]:
+        """The same for users of one market."""
+        met = self._known_of(users["item_ids"])
+        unread = self._known_of(users["unread_ids"])
+        n_rows = self.scorer.n_items + 1
+        is_read = ~np.isin(met.owners * n_rows + met.values, unread.owners * n_rows + unread.values)
+        blocked = self._known_of(users["blocked_ids"])
+        if (
+            self._settings.exclude_seen and not is_read.all()
+        ):  # what is not read was met all the same
+            blocked = blocked.with_(Pairs(met.owners[~is_read], met.values[~is_read]))
+        feedback = Feedback(
+            blocked, self._known_of(users["disliked_ids"]), self._damped(users["damped_categories"])
+        )
+        read = met.values[is_read]
+        lengths = np.bincount(met.owners[is_read], minlength=len(users))
+        ranked, scores = self.scorer.rank(read, lengths, k, self._rules_of(market), feedback)
+        told = self._told(read, lengths, ranked)
+        items = self.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
+        reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(len(items), int)))
+        if len(short := np.flatnonzero(ranked[:, -1] == 0)):
+            filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
+            why_there = np.full(filled.shape, REASON_MODEL, dtype=object)
+            popular = self._popular_in(market)
+            for user, of_user in zip(short.tolist(), users.take(short).to_pylist(), strict=True):
+                n = int((ranked[user] > 0).sum())
+                more = popular.fill(of_user, filled[user, :n].tolist(), k)
+                filled[user, n:] = [item for item, _, _ in more]
+                why_there[user, n:] = [reason for _, _, reason in more]
+                scores[user, n:] = [share for _, share, _ in more]
+                # A share says nothing beside a score of the model: it stands no higher than the last.
+                scores[user] = np.minimum.accumulate(scores[user])
+            items, reasons = pa.array(filled.reshape(-1)), pa.array(why_there.reshape(-1))
+        n_unknown = len(users["item_ids"].flatten()) - len(met.values)
+        return Lists(items, pa.array(scores.reshape(-1)), reasons, told), n_unknown
+
+    def _told(
+        self, rows: NDArray[np.int64], lengths: NDArray[np.int64], ranked: NDArray[np.int64]
+    ) -> pa.Array:
+        """(B * K,) why the first ranks stand where they stand; null where the model did not rank or no
+        item carried the score."""
+        said = np.full(ranked.shape, None, dtype=object)
+        if n_ranks := self._settings.explain_ranks:
+            found = why(self.scorer, rows, lengths, ranked[:, :n_ranks])
+            said[:, :n_ranks] = [
+                [sentence or None for sentence in of_user]
+                for of_user in found.sentences(self.names)
+            ]
+        return pa.array(said.reshape(-1), pa.string())
+
+
+def rows_from(starts: NDArray[np.int64], k: int) -> pa.Array:
+    """The K rows from each start on, start by start."""
+    return pa.array((starts[:, None] + np.arange(k)).reshape(-1))
+
+
+def _numbered(lists: pa.ListArray, number: Callable[[str], int]) -> Pairs:
+    """What lists hold by numbers, and whose each is; what has the number 0 is left out."""
+    values = lists.flatten().dictionary_encode()
+    of_each = [number(value) for value in values.dictionary.to_pylist()]
+    numbers = np.array(of_each, dtype=np.int64)[values.indices.to_numpy()]
+    owners = pc.list_parent_indices(lists).to_numpy()
+    return Pairs(owners[numbers > 0], numbers[numbers > 0])
