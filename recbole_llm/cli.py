@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
+    _add_serve(add("serve", _serve))
     expire = add("expire", _expire)
     add("user-key", _user_key)
     forget = add("forget", _forget)
@@ -131,6 +132,19 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
     )
     explain.add_argument("--output", type=Path, help="an HTML page to write")
     explain.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--artifact",
+        type=Path,
+        help="a model that ranks in the champion's place: its folder or a link",
+    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    serve.add_argument("--port", type=int, default=8000, help="port to listen on")
+    serve.add_argument(
+        "--config", type=Path, default=config_path(".", "serve"), help="the service's settings"
+    )
 
 
 def _add_compress(compress: argparse.ArgumentParser) -> None:
@@ -295,6 +309,21 @@ def _user_key(_: argparse.Namespace) -> None:
         f"{path} holds {len(names)} key{'s' * (len(names) > 1)}, the newest {names[-1]}; keep it safe: "
         "without it nobody can be looked up by their id\n"
     )
+
+
+def _serve(args: argparse.Namespace) -> None:
+    """Answer over HTTP: rank histories and users now, read out the table, explain."""
+    try:
+        from recbole_llm.serve.server import serve
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"{error.name} is not installed: pip install 'recbole-llm[serve]'"
+        ) from None
+    from recbole_llm.serve.settings import load_serve_settings
+
+    logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    warehouse = args.warehouse if args.warehouse.root.is_dir() else None
+    serve(warehouse, args.artifact, load_serve_settings(args.config), args.host, args.port)
 
 
 def _expire(args: argparse.Namespace) -> None:

@@ -15,13 +15,13 @@ import hmac
 import os
 import re
 import secrets
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 
 from platformdirs import user_config_path
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.secret_files import read_secret
 
 KEYS_FILE = "RECBOLE_LLM_USER_KEYS_FILE"
 """The environment variable that names the file of keys."""
@@ -92,7 +92,7 @@ def read_user_keys(source: Path | None = None) -> UserKeys:
                 "name one, make one by 'recbole-llm user-key', or set user_ids: plain in the night's "
                 "settings"
             )
-        text, where = _read_secret(path), f"the file {path}"
+        text, where = read_secret(path), f"the file {path}"
     return UserKeys([_parsed(line, number, where) for number, line in enumerate(text.split(), 1)])
 
 
@@ -102,7 +102,7 @@ def add_user_key(path: Path) -> UserKeys:
     Returns:
         All keys of the file.
     """
-    lines = _read_secret(path).split() if path.exists() else []
+    lines = read_secret(path).split() if path.exists() else []
     lines.append(secrets.token_hex(_KEY_BYTES))
     keys = UserKeys([_parsed(line, n, f"the file {path}") for n, line in enumerate(lines, 1)])
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,17 +113,6 @@ def add_user_key(path: Path) -> UserKeys:
         os.fsync(file.fileno())
     os.replace(staging, path)
     return keys
-
-
-def _read_secret(path: Path) -> str:
-    try:
-        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-            raise ConfigError(f"others may read {path}, which holds secret keys: chmod 600 {path}")
-        return path.read_text(encoding="ascii")
-    except OSError as error:
-        raise ConfigError(f"no user keys in {path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path} holds something else than keys") from None
 
 
 def _parsed(line: str, number: int, where: str) -> bytes:

@@ -10,9 +10,9 @@ import phonenumbers
 
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
+from recbole_llm.lists.meanings import MEANINGS
 from recbole_llm.retention import MOST_DAYS, check_retention
 from spark_jobs.bands import check_bands
-from spark_jobs.opinions import MEANINGS
 
 _MOST = 2**31 - 1
 """What Spark's integers hold."""

@@ -1,9 +1,6 @@
-"""What users say of items, and what it comes to.
+"""What users say of items, and what it comes to; see ``recbole_llm.lists.meanings``.
 
-Of each user, item and meaning the newest time is kept, so that days can be merged in any order. What
-holds is the newest on each of three matters: whether the user wants the item (``like``, ``dislike``,
-``hide``), whether they want its category (``damp``), and whether it may be read from their history
-(``ignore``). ``undo`` answers all three. Of what was said in the same second the last by name holds.
+Of each user, item and meaning the newest time is kept, so that days can be merged in any order.
 """
 
 from functools import reduce
@@ -11,10 +8,7 @@ from functools import reduce
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-MEANINGS = ("like", "dislike", "hide", "damp", "ignore", "undo")
-"""What an event can say of an item."""
-_OF_HISTORY = ("", "like")
-_ABOUT = {"wish": ("like", "dislike", "hide"), "category_wish": ("damp",), "reading": ("ignore",)}
+from recbole_llm.lists.meanings import ABOUT, MEANINGS, OF_HISTORY
 
 
 def meaning(event_type: Column, feedback: dict[str, list[str]]) -> Column:
@@ -33,7 +27,7 @@ def meaning(event_type: Column, feedback: dict[str, list[str]]) -> Column:
 
 def is_met(says: Column) -> Column:
     """Whether an event that says this is a part of the history."""
-    return says.isin(*_OF_HISTORY)
+    return says.isin(*OF_HISTORY)
 
 
 def merge_opinions(opinions: DataFrame, arrivals: DataFrame) -> DataFrame:
@@ -63,7 +57,7 @@ def find_wishes(opinions: DataFrame, items: DataFrame) -> DataFrame:
     newest = opinions.groupBy("user_id", "item_id").agg(
         *(
             f.max_by("says", f.when(f.col("says").isin(*says, "undo"), _when_said())).alias(matter)
-            for matter, says in _ABOUT.items()
+            for matter, says in ABOUT.items()
         )
     )
     categories = items.select("item_id", "category").where("category != ''")

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError
 from recbole_llm.json_files import check_record
-from recbole_llm.parquet_tables import naming_damaged
 from recbole_llm.recommendations import RECOMMENDATIONS
+from recbole_llm.user_files import naming_damaged
 
 COLUMNS = RECOMMENDATIONS
 """Of every sink's table."""

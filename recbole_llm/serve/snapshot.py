@@ -1,0 +1,191 @@
+"""All that answers depend on, as it stands at one instant: a model, a catalogue, users.
+
+A service asks by one snapshot while the next is made, and then by that one: nothing in it changes.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from recbole_llm.errors import ArtifactError, NotFoundError
+from recbole_llm.lists.catalogue import Catalogue, read_catalogue
+from recbole_llm.lists.ranker import ListSettings, Ranker
+from recbole_llm.lists.users import Event, User
+from recbole_llm.query import name_in_table
+from recbole_llm.scoring import load_scorer
+from recbole_llm.user_files import UserFile
+from recbole_llm.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from recbole_llm.explain.explainer import Explainer
+
+_log = logging.getLogger(__name__)
+_IN_SEQUENCES = ["user_id", "item_ids", "timestamps", "market"]
+_IN_OPINIONS = ["user_id", "item_id", "says", "said_at"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What stands; a new one is made where anything of it changes."""
+
+    path: Path
+    """The artifact's folder."""
+    ranker: Ranker
+    titles: Mapping[str, str]
+    """Of the items that have one."""
+    categories: Mapping[str, str]
+    """Of the items that have one."""
+    ds: str | None
+    """The day whose catalogue and users it has; None for an artifact alone."""
+    sequences: tuple[UserFile, ...]
+    opinions: tuple[UserFile, ...]
+    warehouse: Warehouse | None
+
+    @property
+    def model_version(self) -> str:
+        """The artifact's."""
+        return self.ranker.scorer.artifact.model_version
+
+    @cached_property
+    def explainer(self) -> "Explainer":
+        """Explains by the same artifact; loaded when it is first asked for."""
+        from recbole_llm.explain.explainer import Explainer
+
+        return Explainer(self.path)
+
+    def user(self, user_id: str) -> User:
+        """A user as of the published day.
+
+        Raises:
+            NotFoundError: there are no users here, or not this one.
+        """
+        if self.warehouse is None or self.ds is None:
+            raise NotFoundError(
+                "this service has no published table, so it knows no users; send their history"
+            )
+        name = name_in_table(self.warehouse, user_id, self.ds)
+        rows = [row for file in self.sequences for row in file.rows(name)]
+        if not rows:
+            raise NotFoundError(f"user {user_id!r} is not in the table of {self.ds}")
+        row = rows[0]
+        met = zip(row["timestamps"], row["item_ids"], strict=True)
+        said = (each for file in self.opinions for each in file.rows(name))
+        return User(
+            name,
+            tuple(Event(second, item) for second, item in met),
+            tuple(Event(each["said_at"], each["item_id"], each["says"]) for each in said),
+            row["market"],
+        )
+
+    def some_users(self, n: int) -> list[str]:
+        """The first N users, by the name that the table has for them."""
+        found = [user for file in self.sequences for user in file.first_users(n)]
+        return sorted(found)[:n]
+
+
+class Source:
+    """Where the newest model and table are.
+
+    Args:
+        warehouse: whose champion ranks and whose newest published day has catalogue and users.
+        artifact: a model that ranks in the champion's place; the folder, or a link to it that is
+            changed when another model comes.
+    """
+
+    def __init__(self, warehouse: Warehouse | None, artifact: Path | None) -> None:
+        self._warehouse = warehouse
+        self._artifact = artifact
+
+    def mark(self) -> tuple[Any, ...]:
+        """What is different whenever ``load`` would give something else.
+
+        Raises:
+            NotFoundError: there is no model.
+        """
+        run = self._run()
+        return (str(self._model().resolve()), run and run["path"])
+
+    def load(self) -> Snapshot:
+        """Load what stands now.
+
+        Raises:
+            NotFoundError: there is no model.
+            ArtifactError: what is there is damaged.
+        """
+        started = time.monotonic()
+        path, run = self._model().resolve(), self._run()
+        scorer = load_scorer(path)
+        artifact = scorer.artifact
+        titles = dict(zip(artifact.item_ids, artifact.titles, strict=True))
+        if run is None or self._warehouse is None:
+            ranker = Ranker(scorer, _all_of(artifact.item_ids), ListSettings())
+            snapshot = Snapshot(path, ranker, titles, {}, None, (), (), None)
+        else:
+            features = self._warehouse.state_of(run)
+            settings = run.get("settings", {})
+            markets = settings.get("markets", [])
+            rules = ListSettings(
+                exclude_seen=settings.get("exclude_seen", True),
+                max_per_category=settings.get("max_per_category", 0),
+                dislike_weight=settings.get("dislike_weight", 0.0),
+                category_damping=settings.get("category_damping", 1.0),
+                default_market=markets[0] if markets else "",
+            )
+            snapshot = Snapshot(
+                path, Ranker(scorer, read_catalogue(features, markets), rules),
+                titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
+                _files(features / "sequences", _IN_SEQUENCES),
+                _files(features / "opinions", _IN_OPINIONS), self._warehouse,
+            )  # fmt: skip
+        _log.info(
+            "model %s, %d items on sale, %s, %.1f s", snapshot.model_version,
+            len(snapshot.ranker.catalogue.items),
+            f"users of {snapshot.ds}" if snapshot.ds else "no users", time.monotonic() - started,
+        )  # fmt: skip
+        return snapshot
+
+    def _model(self) -> Path:
+        if self._artifact is not None:
+            return self._artifact
+        if self._warehouse is None:
+            raise NotFoundError("neither a warehouse nor an artifact to serve from")
+        return self._warehouse.champion_artifact()
+
+    def _run(self) -> dict[str, Any] | None:
+        if self._warehouse is None:
+            return None
+        days = self._warehouse.published_days()
+        return days[max(days)] if days else None
+
+
+def _all_of(items: list[str]) -> Catalogue:
+    """All items of a model, none more popular than another."""
+    n = len(items)
+    nowhere = np.zeros(0, dtype=np.int64)
+    return Catalogue(items, np.zeros(n), np.full(n, -1), {"": nowhere}, [])
+
+
+def _of_items(features: Path, column: str) -> dict[str, str]:
+    """A column of the day's items, by item, where it is not empty."""
+    table = pq.read_table(
+        features / "items", columns=["item_id", column], filters=pc.field(column) != ""
+    )
+    return dict(zip(table["item_id"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def _files(folder: Path, columns: list[str]) -> tuple[UserFile, ...]:
+    if not folder.is_dir():
+        raise ArtifactError(
+            f"{folder} is gone: the state of the published day was deleted; publish a newer day"
+        )
+    names = sorted(name for name in os.listdir(folder) if name.endswith(".parquet"))
+    return tuple(UserFile(folder / name, columns) for name in names)
