@@ -26,7 +26,7 @@ _STATUS = {NotFoundError: 404, DataError: 422, ConfigError: 422, UnavailableErro
 """Of our errors; of others 500."""
 _PAGE = {"index.html": "text/html", "page.js": "text/javascript", "page.css": "text/css"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
@@ -67,8 +67,8 @@ def create_app(service: Service, keys: ApiKeys) -> FastAPI:
     @app.exception_handler(RequestValidationError)
     async def tell_what(_: Request, error: RequestValidationError) -> JSONResponse:
         # What was sent is not sent back: it may be large, or no text that can be sent.
-        faults = [{key: fault[key] for key in ("loc", "msg", "type")} for fault in error.errors()]
-        return JSONResponse({"detail": faults}, 422)
+        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
+        return JSONResponse({"detail": "; ".join(faults)}, 422)
 
     app.add_middleware(TooLarge, most_bytes=settings.max_body_kib << 10)
     app.add_middleware(TooMany, most=settings.max_in_flight, always=ALWAYS, on_refused=metrics.shed)

@@ -12,31 +12,41 @@ from recbole_llm.serve.guards import ApiKeys
 from recbole_llm.serve.metrics import TEXT, Metrics
 from recbole_llm.serve.schemas import (
     EVENT_TYPES,
+    MAX_HISTORY,
+    MAX_TOLD,
     CarriedBy,
     Explained,
-    ExplainRequest,
+    ExplainHistory,
+    ExplainUser,
     Explanations,
     Health,
+    HistoryList,
     Item,
+    ItemsQuery,
     MetItem,
+    Problem,
     Recommendations,
     Recommended,
-    RecommendRequest,
+    TableQuery,
+    UserList,
+    UsersQuery,
     Word,
 )
 from recbole_llm.serve.service import Service, history_of, user_after
-from recbole_llm.serve.settings import ServeSettings
 
 ALWAYS = {"/health", "/metrics"}
 """Paths that are answered however busy the service is."""
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "The key is missing or wrong."},
-    404: {"description": "The user, or the item, is not there."},
-    413: {"description": "The body is too large."},
-    503: {"description": "Too many requests at once; try again."},
+    status: {"model": Problem, "description": told}
+    for status, told in (
+        (400, "The body is no JSON."),
+        (401, "The key is missing or wrong."),
+        (404, "The user, or the item, is not there."),
+        (413, "The body is too large."),
+        (422, "What was asked is not what the schema says, or cannot be answered."),
+        (503, "Too many requests at once; try again."),
+    )
 }
-_N_TOLD = 50
-"""Items of a history, users and items found, that are told at most."""
 
 
 def routes(service: Service, keys: ApiKeys, metrics: Metrics) -> APIRouter:
@@ -48,7 +58,8 @@ def routes(service: Service, keys: ApiKeys, metrics: Metrics) -> APIRouter:
         metrics: what counts.
     """
     router = APIRouter()
-    closed = APIRouter(dependencies=[Depends(_key_check(keys))], responses=_ERRORS)
+    needed = [Depends(_key_check(keys))] if keys else []
+    closed = APIRouter(dependencies=needed, responses=_ERRORS)
     _add_lists(closed, service)
     _add_explain(closed, service)
     _add_catalogue(closed, service)
@@ -83,14 +94,14 @@ def _key_check(keys: ApiKeys) -> Callable[..., Any]:
 
 def _add_lists(router: APIRouter, service: Service) -> None:
     @router.post("/recommend")
-    async def recommend(asked: RecommendRequest) -> Recommendations:
+    async def recommend(asked: UserList | HistoryList) -> Recommendations:
         """Rank now, by the newest model: for a history, or for a user and what they did since."""
         user = await _user(service, asked)
         ranked = await service.recommend(user, asked.k)
         snapshot = ranked.snapshot
         read = history_of(snapshot, user)
         told = [
-            MetItem(item_id=item, title=snapshot.titles.get(item, "")) for item in read[:_N_TOLD]
+            MetItem(item_id=item, title=snapshot.titles.get(item, "")) for item in read[:MAX_TOLD]
         ]
         return Recommendations(
             user_id=user.user_id or None, ds=snapshot.ds, model_version=snapshot.model_version,
@@ -108,10 +119,10 @@ def _add_lists(router: APIRouter, service: Service) -> None:
     @router.get("/recommendations/{user_id}")
     async def recommendations(
         user_id: Annotated[str, Path(min_length=1, max_length=256)],
-        k: Annotated[int, Query(ge=1)] = 10,
+        query: Annotated[TableQuery, Query()],
     ) -> Recommendations:
         """A user's rows of the newest published table."""
-        rows = await service.table_rows(user_id, min(k, service.settings.max_k))
+        rows = await service.table_rows(user_id, query.k)
         return _from_table(rows, service.snapshot.titles)
 
 
@@ -131,7 +142,7 @@ def _from_table(rows: list[dict[str, Any]], titles: Mapping[str, str]) -> Recomm
 
 def _add_explain(router: APIRouter, service: Service) -> None:
     @router.post("/explain")
-    async def explain(asked: ExplainRequest) -> Explanations:
+    async def explain(asked: ExplainUser | ExplainHistory) -> Explanations:
         """Say why items suit a user; takes longer than to rank them."""
         user = await _user(service, asked)
         snapshot, found = await service.explain(user, asked.item_ids, asked.k)
@@ -159,39 +170,28 @@ def _explained(item: Any) -> Explained:
 
 def _add_catalogue(router: APIRouter, service: Service) -> None:
     @router.get("/users")
-    async def users(n: Annotated[int, Query(ge=1, le=_N_TOLD)] = 20) -> list[str]:
+    async def users(query: Annotated[UsersQuery, Query()]) -> list[str]:
         """Some users of the published table, by the names that it has for them."""
-        return await service.read(lambda: service.snapshot.some_users(n))
+        return await service.read(lambda: service.snapshot.some_users(query.n))
 
     @router.get("/items")
-    async def items(
-        title: Annotated[str, Query(min_length=1, max_length=256)],
-        n: Annotated[int, Query(ge=1, le=_N_TOLD)] = 20,
-    ) -> list[Item]:
+    async def items(query: Annotated[ItemsQuery, Query()]) -> list[Item]:
         """Items that the model reads, by a part of their title."""
-        artifact, wanted = service.snapshot.ranker.scorer.artifact, title.casefold()
+        artifact, wanted = service.snapshot.ranker.scorer.artifact, query.title.casefold()
         found = (
             Item(item_id=item, title=name)
             for item, name in zip(artifact.item_ids, artifact.titles, strict=True)
             if wanted in name.casefold()
         )
-        return [item for item, _ in zip(found, range(n), strict=False)]
+        return [item for item, _ in zip(found, range(query.n), strict=False)]
 
 
-async def _user(service: Service, asked: RecommendRequest) -> User:
+async def _user(
+    service: Service, asked: UserList | HistoryList | ExplainUser | ExplainHistory
+) -> User:
     """Whom a request is about, after what it tells of them."""
-    _check_limits(service.settings, asked)
-    met: list[tuple[str, str, int | None]] = [(item, "", None) for item in asked.history or []]
-    user = User("") if asked.user_id is None else await service.user(asked.user_id)
     events = [(e.item_id, EVENT_TYPES[e.event_type], e.timestamp) for e in asked.events]
-    return user_after(user, [*met, *events], asked.market, service.settings.max_history)
-
-
-def _check_limits(settings: ServeSettings, asked: RecommendRequest) -> None:
-    if asked.k > settings.max_k:
-        raise HTTPException(422, f"k may be {settings.max_k}, got {asked.k}")
-    n_given = len(asked.history or []) + len(asked.events)
-    if n_given > settings.max_history:
-        raise HTTPException(
-            422, f"history and events may be {settings.max_history} together, got {n_given}"
-        )
+    if isinstance(asked, UserList | ExplainUser):
+        return user_after(await service.user(asked.user_id), events, asked.market, MAX_HISTORY)
+    met = [(item, "", None) for item in asked.history]
+    return user_after(User(""), [*met, *events], asked.market, MAX_HISTORY)

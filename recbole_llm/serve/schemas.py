@@ -1,8 +1,8 @@
 """What the service is asked and what it answers, as JSON."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 EVENT_TYPES = {
@@ -10,6 +10,10 @@ EVENT_TYPES = {
     "not_interested_category": "damp", "do_not_use": "ignore", "undo": "undo",
 }  # fmt: skip
 """What an event of a type says of its item, as ``configs/nightly.yaml`` has it."""
+MAX_K, MAX_HISTORY, MAX_EXPLAINED = 100, 1000, 20
+"""Items that a request may ask for, that it may hold, and that are explained at once."""
+MAX_TOLD = 50
+"""Items of a history, and users and items found, that are told."""
 _FUTURE = 1 << 40
 """A second far in the future; times are counted in 64 bits."""
 
@@ -35,25 +39,74 @@ class NewEvent(Asked):
     )
 
 
-class RecommendRequest(Asked):
-    """A user of the published table, or somebody else by their history."""
-
-    user_id: Id | None = Field(default=None, description="A user of the published table.")
-    history: list[Id] | None = Field(
-        default=None, description="Items that somebody met, oldest first, in place of user_id."
+class _List(Asked):
+    events: list[NewEvent] = Field(
+        default=[], max_length=MAX_HISTORY, description="What they did since, oldest first."
     )
-    events: list[NewEvent] = Field(default=[], description="What they did since, oldest first.")
     market: Id | None = Field(
         default=None, description="Where they are; by default where they were."
     )
-    k: int = Field(default=10, ge=1, description="Items wanted.")
+    k: int = Field(default=10, ge=1, le=MAX_K, description="Items wanted.")
     with_history: bool = Field(default=False, description="Tell what of the history is read, too.")
 
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Self:
-        if (self.user_id is None) == (self.history is None):
-            raise ValueError("give user_id or history, and not both")
-        return self
+
+class _OfUser(Asked):
+    user_id: Id = Field(description="A user of the published table.")
+
+
+class _OfHistory(Asked):
+    history: list[Id] = Field(
+        max_length=MAX_HISTORY, description="Items that somebody met, oldest first."
+    )
+
+
+class _Explain(_List):
+    k: int = Field(
+        default=3, ge=1, le=MAX_EXPLAINED, description="First ranks explained, without item_ids."
+    )
+    item_ids: list[Id] | None = Field(
+        default=None, min_length=1, max_length=MAX_EXPLAINED, description="Items to explain."
+    )
+
+
+class UserList(_List, _OfUser):
+    """What a user of the published table gets."""
+
+
+class HistoryList(_List, _OfHistory):
+    """What anybody gets, by their history."""
+
+
+class ExplainUser(_Explain, _OfUser):
+    """Why items suit a user of the published table."""
+
+
+class ExplainHistory(_Explain, _OfHistory):
+    """Why items suit anybody, by their history."""
+
+
+class TableQuery(Asked):
+    """How much of a user's table."""
+
+    k: int = Field(default=10, ge=1, le=MAX_K, description="First rows wanted.")
+
+
+class UsersQuery(Asked):
+    """How many users."""
+
+    n: int = Field(default=20, ge=1, le=MAX_TOLD)
+
+
+class ItemsQuery(UsersQuery):
+    """Which items, and how many."""
+
+    title: Id = Field(description="A part of it, in any case.")
+
+
+class Problem(BaseModel):
+    """Why there is no answer."""
+
+    detail: str
 
 
 class Recommended(BaseModel):
@@ -86,17 +139,6 @@ class Recommendations(BaseModel):
     recommendations: list[Recommended]
     history: list[MetItem] | None = Field(
         default=None, description="Newest first, what is read of it."
-    )
-
-
-class ExplainRequest(RecommendRequest):
-    """Whose list is explained."""
-
-    k: int = Field(
-        default=3, ge=1, le=20, description="First ranks that are explained, without item_ids."
-    )
-    item_ids: list[Id] | None = Field(
-        default=None, min_length=1, max_length=20, description="Items that are explained."
     )
 
 

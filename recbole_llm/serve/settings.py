@@ -13,8 +13,6 @@ _MOST = 1_000_000
 class ServeSettings:
     """``configs/serve.yaml`` says what each field means."""
 
-    max_k: int = 100
-    max_history: int = 1000
     max_body_kib: int = 256
     max_in_flight: int = 128
     batch_size: int = 32

@@ -1,0 +1,123 @@
+"""The service beside a night: it says what the table says, and today what the next night will."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from pyspark.sql import SparkSession
+
+from recbole_llm.pseudonyms import KEYS_FILE, add_user_key, is_pseudonym
+from recbole_llm.query import lookup
+from recbole_llm.serve.app import create_app
+from recbole_llm.serve.guards import ApiKeys
+from recbole_llm.serve.service import Service
+from recbole_llm.serve.settings import ServeSettings
+from recbole_llm.serve.snapshot import Source
+from recbole_llm.warehouse import Warehouse
+from tests.conftest import night_runner
+from tests.data import write_events
+
+pytestmark = [pytest.mark.spark, pytest.mark.slow]
+ITEMS = [f"i{n}" for n in range(20)]
+NOON = 1_714_564_800  # 2024-05-01T12:00:00Z
+K = 8
+RULES = {
+    "k": K, "dislike_weight": 0.3, "category_damping": 0.1, "max_per_category": 2,
+    "max_fallback_share": 1.0, "max_row_change": 9.0, "user_ids": "pseudonym",
+    "carry_over": False,
+}  # fmt: skip
+SAID = {
+    "u1": [("view", "i9"), ("like", "i11"), ("hide", "i12")],
+    "u2": [("dislike", "i4"), ("not_interested_category", "i7"), ("hide", "i3")],
+    "u3": [("hide", "i15"), ("undo", "i15"), ("do_not_use", "i4"), ("view", "i0")],
+    "u4": [("view", "i19")],
+    "late": [("view", "i2"), ("dislike", "i3")],
+}
+"""On the second day, a second apart."""
+BEFORE = {"u2": [("hide", "i9"), ("dislike", "i3")], "u3": [("not_interested_category", "i7")]}
+"""On the first."""
+
+
+def _rows(day: int, said: dict[str, list[tuple[str, str]]]) -> list[dict[str, object] | str]:
+    return [
+        {"user_id": user, "item_id": item, "event_type": says, "timestamp": NOON + 86_400 * day + n}
+        for user, of_user in said.items()
+        for n, (says, item) in enumerate(of_user)
+    ]
+
+
+def _list(answer: dict[str, Any]) -> list[tuple[str, float, str]]:
+    return [(row["item_id"], row["score"], row["reason"]) for row in answer["recommendations"]]
+
+
+@pytest.fixture
+def nights(
+    spark: SparkSession, small_warehouse: Path, small_night_config: Path,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> Any:  # fmt: skip
+    monkeypatch.setenv(KEYS_FILE, str(tmp_path / "keys"))
+    add_user_key(tmp_path / "keys")
+    warehouse = Warehouse(small_warehouse)
+    lines = [
+        json.dumps({"item_id": item, "title": f"The {item}", "category": f"c{n // 3}" if n else ""})
+        for n, item in enumerate(ITEMS)
+    ]
+    (warehouse.raw_items / "items.jsonl").write_text("\n".join(lines) + "\n")
+    met = {f"u{n}": [("view", ITEMS[(n + step) % 20]) for step in range(4)] for n in range(5)}
+    first = {user: [*of_user, *BEFORE.get(user, [])] for user, of_user in met.items()}
+    write_events(warehouse.raw_events, "2024-05-01", _rows(0, first))
+    return night_runner(spark, small_warehouse, small_night_config)
+
+
+@pytest.fixture
+def client(nights: Any, small_warehouse: Path) -> Iterator[TestClient]:
+    warehouse = nights("2024-05-01", **RULES)
+    service = Service(Source(warehouse, None), ServeSettings(refresh_s=0.02), warehouse)
+    with TestClient(create_app(service, ApiKeys([]))) as client:
+        yield client
+
+
+def test_the_service_and_the_nights(client: TestClient, nights: Any, small_warehouse: Path) -> None:
+    warehouse = Warehouse(small_warehouse)
+    users = client.get("/users").json()
+    assert len(users) == 5
+    assert all(is_pseudonym(user) for user in users)
+    for user in ["u0", "u2", *users]:
+        table = client.get(f"/recommendations/{user}", params={"k": K}).json()
+        now = client.post("/recommend", json={"user_id": user, "k": K}).json()
+        assert [row[::2] for row in _list(now)] == [row[::2] for row in _list(table)]
+        assert [row[1] for row in _list(now)] == pytest.approx(
+            [row[1] for row in _list(table)], abs=1e-5
+        )
+        assert table["ds"] == now["ds"] == "2024-05-01"
+        assert all(row["title"] == f"The {row['item_id']}" for row in table["recommendations"])
+    assert client.get("/recommendations/nobody").status_code == 404
+    assert client.post("/recommend", json={"user_id": "nobody"}).status_code == 404
+
+    foretold = {}
+    for user, said in SAID.items():
+        events = [{"item_id": item, "event_type": says} for says, item in said]
+        who = {"history": []} if user == "late" else {"user_id": user}
+        body = {**who, "events": events, "k": K}
+        foretold[user] = _list(client.post("/recommend", json=body).json())
+    write_events(warehouse.raw_events, "2024-05-02", _rows(1, SAID))
+    nights("2024-05-02", **RULES)
+    for user, expected in foretold.items():
+        rows = lookup(warehouse, user, "2024-05-02", k=K).recommendations
+        assert [(row["item_id"], row["reason"]) for row in rows] == [row[::2] for row in expected]
+        model = [row for row in rows if row["reason"] == "model"]
+        assert len(model) >= 4
+        assert [row["score"] for row in model] == pytest.approx(
+            [score for _, score, _ in expected[: len(model)]], abs=1e-5
+        )
+    while client.get("/health").json()["ds"] != "2024-05-02":
+        pass
+    answer = client.post("/recommend", json={"user_id": "late", "k": K}).json()
+    assert [row[::2] for row in _list(answer)] == [row[::2] for row in foretold["late"]]
+    told = client.post(
+        "/recommend", json={"user_id": "u3", "k": K, "with_history": True}
+    ).json()["history"]  # fmt: skip
+    assert [item["item_id"] for item in told] == ["i0", "i6", "i5", "i3"]
