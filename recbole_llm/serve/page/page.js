@@ -86,7 +86,7 @@ async function explain(item) {
   const rows = found.history.slice(0, 8).map((met) => {
     const row = element("li", "");
     const strength = document.createElement("meter");
-    strength.max = Math.max(...found.history.map((each) => each.left_out), 1e-6);
+    strength.max = Math.max(...found.history.map((each) => each.left_out), 0.05);
     strength.value = Math.max(met.left_out, 0);
     row.append(element("span", title(met), "name"), strength);
     row.append(element("span", met.left_out.toFixed(2), "number"));

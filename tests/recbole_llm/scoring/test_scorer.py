@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from recbole_llm.errors import ArtifactError, DataError
 from recbole_llm.layers import SequenceEncoder
-from recbole_llm.scoring import Scorer, scorer
+from recbole_llm.scoring import Scorer, row_scorer
 from tests.data import SEQUENCE, random_artifact
 
 IDS = [f"i{n}" for n in range(30)]
@@ -101,7 +101,7 @@ def test_batch_equals_single(ranker: Scorer) -> None:
 def test_small_batches_change_nothing(ranker: Scorer, monkeypatch: pytest.MonkeyPatch) -> None:
     seqs = [[IDS[n], IDS[n + 3]][: n % 3] for n in range(10)]
     whole = ranker.top_k(seqs, 7)
-    monkeypatch.setattr(scorer, "_BATCH", 3)
+    monkeypatch.setattr(row_scorer, "_BATCH", 3)
     assert ranker.top_k(seqs, 7).item_ids == whole.item_ids
 
 
