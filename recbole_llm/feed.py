@@ -33,7 +33,7 @@ def write_feed(warehouse: Warehouse, last_day: datetime.date = LAST_DAY) -> tupl
     """
     if warehouse.raw_events.exists():
         raise DataError(f"{warehouse.raw_events} holds events already; the feed does not touch it")
-    source = _recbole_example()
+    source = recbole_example()
     events = sorted(
         _read_events(source / "ml-100k.inter"), key=lambda e: (e["timestamp"], e["user_id"])
     )
@@ -82,7 +82,12 @@ def _malformed(day: datetime.date, good: str) -> list[str]:
     return [*rows, '{"user_id": "7", "item_id": ', good, good]
 
 
-def _recbole_example() -> Path:
+def recbole_example() -> Path:
+    """The folder of ml-100k in RecBole's wheel.
+
+    Raises:
+        DataError: RecBole is not installed.
+    """
     found = importlib.util.find_spec("recbole")  # locates the wheel without importing it
     if found is None or not found.submodule_search_locations:
         raise DataError("the feed is derived from ml-100k in RecBole's wheel: pip install recbole")
