@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from recbole_llm.config_files import config_path, flags_as_dict, load_yaml
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.printable import printable, printable_lines
-from recbole_llm.warehouse import Warehouse, check_day
+from recbole_llm.warehouse import Warehouse, check_day, replace_text
 
 if TYPE_CHECKING:
     from recbole_llm.airflow_local import LocalAirflow
@@ -90,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
     )
     _add_serve(add("serve", _serve))
+    report = add("report", _report)
+    report.add_argument(
+        "--results", type=Path, default=Path("benchmarks/results"), help="of the benchmarks"
+    )
+    report.add_argument("--output", type=Path, default=Path("report.html"), help="the page")
     expire = add("expire", _expire)
     add("user-key", _user_key)
     forget = add("forget", _forget)
@@ -324,6 +329,16 @@ def _serve(args: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     warehouse = args.warehouse if args.warehouse.root.is_dir() else None
     serve(warehouse, args.artifact, load_serve_settings(args.config), args.host, args.port)
+
+
+def _report(args: argparse.Namespace) -> None:
+    """Write a page about everything that was measured: benchmarks, training, a night, some users."""
+    from recbole_llm.report.page import render_report
+    from recbole_llm.report.results import read_results
+
+    results = read_results(args.results) if args.results.is_dir() else None
+    replace_text(args.output, render_report(results, args.warehouse))
+    sys.stdout.write(f"{args.output}\n")
 
 
 def _expire(args: argparse.Namespace) -> None:
