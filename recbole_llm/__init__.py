@@ -1,8 +1,8 @@
 """An LLM-backed sequential recommender for RecBole, and the nightly job around it.
 
-Importing this package lets RecBole find ``LLMSeqRec`` by its name. It imports neither RecBole nor
-torch: a finder waits for the one module path that ``recbole.utils.get_model`` asks for, and only
-then loads our model. So ``recbole_llm.scoring`` stays light for the workers that use it.
+Importing this package lets RecBole find ``LLMSeqRec`` and ``LinearSeqRec`` by their names. It imports
+neither RecBole nor torch: a finder waits for the module paths that ``recbole.utils.get_model`` asks
+for, and only then loads our models. So ``recbole_llm.scoring`` stays light for the workers that use it.
 """
 
 import importlib.abc
@@ -15,11 +15,13 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_RECBOLE_PATH = "recbole.model.sequential_recommender.llmseqrec"
+MODELS = ("LLMSeqRec", "LinearSeqRec")
+"""By RecBole's name. Their defaults stand in ``configs/model``, the first one's beneath all."""
+_RECBOLE_PATHS = {f"recbole.model.sequential_recommender.{name.lower()}" for name in MODELS}
 
 
 class _ModelFinder(importlib.abc.MetaPathFinder):
-    """Answers RecBole's look-up of ``LLMSeqRec`` with ``recbole_entry.py``, and nothing else."""
+    """Answers RecBole's look-up of our models with ``recbole_entry.py``, and nothing else."""
 
     def find_spec(
         self,
@@ -27,7 +29,7 @@ class _ModelFinder(importlib.abc.MetaPathFinder):
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _RECBOLE_PATH:
+        if fullname not in _RECBOLE_PATHS:
             return None
         entry = Path(__file__).with_name("recbole_entry.py")
         return importlib.util.spec_from_file_location(fullname, entry)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from recbole_llm import MODELS
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError
 from recbole_llm.export_atomic import export_atomic
@@ -64,10 +65,10 @@ def train_champion(
     settings = config.get("training")
     if not isinstance(settings, dict) or "model" not in settings:
         raise ConfigError(f"{config_file} has no 'training' section with a 'model'")
-    if settings["model"] != "LLMSeqRec":
+    if settings["model"] not in MODELS:
         raise ConfigError(
-            f"training.model in {config_file} must be LLMSeqRec, the model that has an artifact; "
-            f"got {settings['model']!r}"
+            f"training.model in {config_file} must be {' or '.join(MODELS)}, the models that have an "
+            f"artifact; got {settings['model']!r}"
         )
     newest_days, continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from recbole_llm.catalogue import Catalogue
+from recbole_llm.linear_reader import LinearReader
 from recbole_llm.losses import Adjustments
 from recbole_llm.name_decoder import NameDecoder
 from recbole_llm.packing import pack
@@ -21,6 +22,10 @@ from recbole_llm.weighted_rows import weighted_rows
 _AT_ONCE = {"cpu": 128, "cuda": 4096}
 """Sequences encoded together when their last states alone are wanted: what stays near a CPU's cache,
 and what fills a GPU."""
+
+
+READERS = ("attention", "linear")
+"""What may read a history."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ class SequenceConfig:
     """Divides a cosine; unused with ``dot``."""
     repeat_lags: int
     """Numbers of the repeat bias; 0 without one."""
+    reader: str = "attention"
+    """What reads a history: ``attention``, or ``linear``."""
 
 
 class LinearAdaptor(nn.Linear):
@@ -276,9 +283,17 @@ class SequenceEncoder(nn.Module):
         Returns:
             (B, H) float.
         """
-        places = torch.arange(item_vectors.shape[1], device=item_vectors.device)
-        inputs = self.input_norm(item_vectors + self.position_embedding(places))
+        inputs = self.enter(item_vectors + self.order(item_vectors.shape[1]))
         return self.read_inputs(inputs, lengths)
+
+    def order(self, length: int) -> Tensor:
+        """(L, H) what the places add to the items."""
+        places = torch.arange(length, device=self.position_embedding.weight.device)
+        return cast(Tensor, self.position_embedding(places))
+
+    def enter(self, item_vectors: Tensor) -> Tensor:
+        """What of (..., H) items, their places added, enters the first block."""
+        return cast(Tensor, self.input_norm(item_vectors))
 
     def read_inputs(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """``last_states`` from what enters the first block.
@@ -320,11 +335,21 @@ class SequenceEncoder(nn.Module):
         return vectors.view(*vectors.shape[:2], self.n_heads, -1).transpose(1, 2)
 
 
+Reader = SequenceEncoder | LinearReader
+
+
+def build_reader(config: SequenceConfig) -> Reader:
+    """What reads histories, with random weights."""
+    if config.reader == "linear":
+        return LinearReader(config.hidden_size, config.max_seq_length, config.hidden_dropout_prob)
+    return SequenceEncoder(config)
+
+
 class Network(nn.Module):
     """The trained parts together, so that their weights are averaged together."""
 
     def __init__(
-        self, items: ItemEncoder, sequences: SequenceEncoder, repeats: RepeatBias | None,
+        self, items: ItemEncoder, sequences: Reader, repeats: RepeatBias | None,
         names: NameDecoder | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -334,9 +359,7 @@ class Network(nn.Module):
         self.names = names
 
 
-def last_states(
-    encoder: SequenceEncoder, items: Tensor, item_seq: Tensor, length: Tensor
-) -> Tensor:
+def last_states(encoder: Reader, items: Tensor, item_seq: Tensor, length: Tensor) -> Tensor:
     """Each sequence's state after its last real item, without dropout.
 
     Args:

@@ -18,7 +18,7 @@ from recbole_llm.layers import (
     ItemEncoder,
     Network,
     RepeatBias,
-    SequenceEncoder,
+    build_reader,
     last_states,
     score_vectors,
 )
@@ -79,7 +79,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
                 self.n_items, options.sequence.hidden_size, text_size, options.uses_id,
                 options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
             ),
-            SequenceEncoder(options.sequence),
+            build_reader(options.sequence),
             RepeatBias(options.sequence.repeat_lags) if self._has_repeats else None,
             self._name_items() if options.decoder == "semantic_ids" else None,
         )  # fmt: skip
@@ -237,6 +237,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             adjustments = self.scoring_network.repeats(item_seq, rows, lengths - 1)
             scores.index_put_(adjustments[:2], adjustments.values, accumulate=True)
         return scores
+
+
+class LinearSeqRec(LLMSeqRec):
+    """The source article's linear model: a user's state is a linear map of what they met.
+
+    Items, loss, averaging and export are those of ``LLMSeqRec``; what reads the history is a weighted
+    mean and one matrix, see ``linear_reader``. Its defaults are in ``configs/model/LinearSeqRec.yaml``.
+    """
 
 
 def _forget_item_matrix(model: LLMSeqRec, _: object) -> None:

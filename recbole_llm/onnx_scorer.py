@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from recbole_llm.errors import ArtifactError, ConfigError
-from recbole_llm.layers import SequenceConfig, SequenceEncoder, score_vectors
+from recbole_llm.layers import Reader, SequenceConfig, score_vectors
 from recbole_llm.onnx_export import check_onnx, export_onnx
 from recbole_llm.scoring import Scorer, load_scorer
 
@@ -31,7 +31,7 @@ _PROBES = 32
 class _States(nn.Module):
     items: Tensor
 
-    def __init__(self, items: Tensor, encoder: SequenceEncoder, config: SequenceConfig) -> None:
+    def __init__(self, items: Tensor, encoder: Reader, config: SequenceConfig) -> None:
         super().__init__()
         self.register_buffer("items", items)
         self.encoder, self.config = encoder, config

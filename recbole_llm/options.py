@@ -16,10 +16,11 @@ from platformdirs import user_cache_path
 from recbole.config import Config
 from recbole.utils import argument_list
 
+from recbole_llm import MODELS
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
-from recbole_llm.layers import ADAPTORS, SequenceConfig
+from recbole_llm.layers import ADAPTORS, READERS, SequenceConfig
 from recbole_llm.objective import Objective
 from recbole_llm.tfidf import NAME as TFIDF
 
@@ -112,7 +113,9 @@ def apply_defaults(config: Config) -> None:
         ConfigError: a key that neither RecBole nor we know. A command line flag that resembles none
             is ignored with a warning.
     """
-    defaults = load_yaml(config_path("model", "LLMSeqRec"))
+    defaults = load_yaml(config_path("model", MODELS[0]))
+    if config["model"] != MODELS[0]:
+        defaults |= load_yaml(config_path("model", config["model"]))
     given = config.external_config_dict
     known = set(defaults) | _recbole_keys() | _RUN_KEYS
     for key in sorted(given.keys() - known):
@@ -159,6 +162,7 @@ def model_options(config: Config) -> ModelOptions:
             _check(config, key, str, lambda _: True, "text, or ~")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
+    _check(config, "reader", str, lambda v: v in READERS, " or ".join(READERS))
     _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_layers", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_heads", int, lambda v: v >= 1, "at least 1")
@@ -258,6 +262,7 @@ def model_options(config: Config) -> ModelOptions:
             score=config["score"],
             temperature=float(config["temperature"]),
             repeat_lags=config["repeat_lags"],
+            reader=config["reader"],
         ),
     )
 

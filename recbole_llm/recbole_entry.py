@@ -1,17 +1,19 @@
-"""What RecBole imports as ``recbole.model.sequential_recommender.llmseqrec``.
+"""What RecBole imports as ``recbole.model.sequential_recommender.llmseqrec``, or ``.linearseqrec``.
 
-``get_model`` takes ``LLMSeqRec`` from here; ``create_dataset`` and ``get_trainer`` look for
-``<Model>Dataset`` and ``<Model>Trainer`` in RecBole's own packages, so both are placed there.
+``get_model`` takes our models from here; ``create_dataset`` and ``get_trainer`` look for
+``<Model>Dataset`` and ``<Model>Trainer`` in RecBole's own packages, so these are placed there.
 """
 
 import recbole.data.dataset
 import recbole.trainer
 
+from recbole_llm import MODELS
 from recbole_llm.dataset import LLMSeqRecDataset
-from recbole_llm.model import LLMSeqRec
+from recbole_llm.model import LinearSeqRec, LLMSeqRec
 from recbole_llm.trainer import LLMSeqRecTrainer
 
-recbole.data.dataset.LLMSeqRecDataset = LLMSeqRecDataset
-recbole.trainer.LLMSeqRecTrainer = LLMSeqRecTrainer
+for name in MODELS:
+    setattr(recbole.data.dataset, f"{name}Dataset", LLMSeqRecDataset)
+    setattr(recbole.trainer, f"{name}Trainer", LLMSeqRecTrainer)
 
-__all__ = ["LLMSeqRec"]
+__all__ = ["LLMSeqRec", "LinearSeqRec"]

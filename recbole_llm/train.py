@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import spawn
 
+from recbole_llm import MODELS
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
@@ -150,7 +151,7 @@ def _train_process(
     artifact = None
     if config["decoder"] == "semantic_ids":
         _log.info("no artifact: scoring ranks by softmax, not by decoder semantic_ids")
-    elif config["model"] == "LLMSeqRec" and config["local_rank"] == 0:
+    elif config["model"] in MODELS and config["local_rank"] == 0:
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
     return TrainResult(
@@ -170,7 +171,7 @@ def build_config(
     It differs from ``Config(...)`` in five things: a sequential model loads the time; ml-100k comes
     from ``data_path`` where that holds it and from RecBole's wheel otherwise; a cross-entropy model
     gets no negative sampling unless it was asked for; progress bars are drawn on a terminal only;
-    unknown keys are refused for LLMSeqRec.
+    unknown keys are refused for our models.
 
     Raises:
         ConfigError: no such model or config file, an unknown key or a value out of range.
@@ -186,8 +187,8 @@ def build_config(
         get_model(model)
     except (ValueError, ModuleNotFoundError, AttributeError):
         raise ConfigError(
-            f"no model named {model!r}: neither LLMSeqRec nor one of RecBole's (names are "
-            "case-sensitive, as SASRec)"
+            f"no model named {model!r}: neither {' or '.join(MODELS)} nor one of RecBole's (names "
+            "are case-sensitive, as SASRec)"
         ) from None
     config = _recbole_config(model, dataset, config_file_list, dict(config_dict or {}))
     given = config.external_config_dict
@@ -204,7 +205,7 @@ def build_config(
             f"no data set {dataset!r}: expected {interactions}. Give its parent folder by "
             "--data_path=..., or use ml-100k, which RecBole carries"
         )
-    if model == "LLMSeqRec":
+    if model in MODELS:
         apply_defaults(config)
     return config
 
@@ -308,7 +309,7 @@ def fit(
     network = network.to(config["device"])
     logging.getLogger().info(network)
     start = None
-    if config["model"] == "LLMSeqRec" and config["warm_start"]:
+    if config["model"] in MODELS and config["warm_start"]:
         start = start_warm(network, train_data._dataset.item_tokens(), Path(config["warm_start"]))
         if start["cold_because"] and train_data._dataset.train_since is not None:
             raise ConfigError(
@@ -369,10 +370,10 @@ class _BestWeights:
 
 def _share_work(config: Config, rank: int, nproc: int) -> None:
     """Tell RecBole's loaders and trainer that ``nproc`` processes share the batches."""
-    if config["model"] != "LLMSeqRec" and not torch.cuda.is_available():
+    if config["model"] not in MODELS and not torch.cuda.is_available():
         raise ConfigError(
-            f"--nproc={nproc} on CPUs works for LLMSeqRec alone: RecBole's own trainer is for CUDA "
-            "devices. Run this model with --nproc=1"
+            f"--nproc={nproc} on CPUs works for {' and '.join(MODELS)} alone: RecBole's own trainer "
+            "is for CUDA devices. Run this model with --nproc=1"
         )
     config["single_spec"] = False
     config["local_rank"] = rank
@@ -387,7 +388,7 @@ def _share_work(config: Config, rank: int, nproc: int) -> None:
 def _artifact_root(config: Config) -> Path:
     if config["artifact_dir"]:
         return Path(config["artifact_dir"])
-    return Path(config["checkpoint_dir"]) / f"LLMSeqRec-{config['dataset']}"
+    return Path(config["checkpoint_dir"]) / f"{config['model']}-{config['dataset']}"
 
 
 def _free_port() -> int:

@@ -123,6 +123,7 @@ def _told_of(about: dict[str, str], state: dict[str, Tensor]) -> tuple[dict[str,
     before, items = parse_json(about["shape"]), parse_json(about["items"])
     if not isinstance(before, dict) or not is_list_of(str, items):
         raise ValueError("its header tells no shape or no items")
+    before.setdefault("reader", "attention")  # of a version that knew no other
     rows = [state[name] for name in (_NETWORK + _ID_VECTORS, _ADAPTED) if name in state]
     if any(each.ndim != 2 or len(each) != len(items) + 1 for each in rows):
         raise ValueError(f"its tensors do not have a row for each of {len(items)} items")

@@ -66,6 +66,7 @@ MODELS: dict[str, Entry] = {
     ),
     "sasrec-stock": Entry("SASRec", _STOCK, dataset="SequentialDataset"),
     "unisrec": Entry("LLMSeqRec", config="UniSRec"),
+    "linear": Entry("LinearSeqRec"),
     "llmseqrec": Entry("LLMSeqRec"),
     "llmseqrec-id": Entry("LLMSeqRec", {"item_repr": "id"}),
     "llmseqrec-tfidf": Entry("LLMSeqRec", {"encoder": "tfidf"}),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_llm.layers import score_vectors
+from recbole_llm.linear_reader import LinearReader
 from recbole_llm.scoring import Scorer
 from recbole_llm.scoring.frozen import freeze
 
@@ -77,8 +78,11 @@ def gradient(scorer: Scorer, read: Sequence[int], item: int) -> NDArray[np.float
 
 @torch.no_grad()
 def attention(scorer: Scorer, read: Sequence[int]) -> Tensor:
-    """(n_layers, n_heads, L, L) float32: how much each place (row) looks at each other (column)."""
+    """(n_layers, n_heads, L, L) float32: how much each place (row) looks at each other (column). Of a
+    linear model one square, what each counts."""
     encoder: Any = scorer.sequence_encoder
+    if isinstance(encoder, LinearReader):
+        return encoder.looks(len(read))
     items = scorer.item_vectors[torch.tensor(read)]
     positions = encoder.position_embedding(torch.arange(len(read)))
     states, maps = encoder.input_norm(items + positions).unsqueeze(0), []

@@ -56,7 +56,7 @@ def shares(scorer: Scorer, parts: ItemParts, read: Sequence[int], item: int) -> 
     mean = _stacked(parts.means(items))  # (P, 1, H)
     history = _stacked(parts.of(torch.tensor(read), items)).unsqueeze(0)  # (1, P, L, H)
     target = _stacked(parts.of(torch.tensor([item]), items)).unsqueeze(0)  # (1, P, 1, H)
-    positions = encoder.position_embedding(torch.arange(len(read))).unsqueeze(0)  # (1, L, H)
+    positions = encoder.order(len(read)).unsqueeze(0)  # (1, L, H)
     inputs = (history, positions, target)
     baselines = (
         mean.expand(history.shape),
@@ -65,7 +65,7 @@ def shares(scorer: Scorer, parts: ItemParts, read: Sequence[int], item: int) -> 
     )
 
     def product(met: Tensor, order: Tensor, wanted: Tensor) -> Tensor:
-        states = encoder.input_norm(met.sum(1) + order)
+        states = encoder.enter(met.sum(1) + order)
         states = encoder.read_inputs(states, lengths.expand(len(met)))
         vectors = score_vectors(wanted.sum((1, 2)), config)
         return (score_vectors(states, config) * vectors).sum(1)

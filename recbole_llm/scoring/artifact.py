@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
 from recbole_llm.json_files import check_record, is_list_of, read_json
-from recbole_llm.layers import SequenceConfig
+from recbole_llm.layers import READERS, SequenceConfig
 from recbole_llm.scoring.matrix import pack_matrix, unpack_matrix
 
 TRAINING_STATE = "training.safetensors"
@@ -39,7 +39,9 @@ _ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
 _INDEX_KINDS = {"files": dict, "sequence": dict, "options?": dict}
 _SHAPE_KINDS: dict[str, Any] = {
-    field.name: int | float if field.type is float else field.type
+    field.name + ("" if field.default is MISSING else "?"): int | float
+    if field.type is float
+    else field.type
     for field in fields(SequenceConfig)
 }
 
@@ -50,7 +52,7 @@ class Artifact:
 
     sequence_config: SequenceConfig
     encoder_weights: dict[str, Tensor]
-    """State of ``layers.SequenceEncoder``."""
+    """State of what ``layers.build_reader`` makes."""
     repeat_weights: dict[str, Tensor]
     """State of ``layers.RepeatBias``; empty without one."""
     item_matrix: Tensor
@@ -179,7 +181,11 @@ def _check_shape(config: SequenceConfig, tensors: dict[str, Tensor], path: Path)
     take up memory before anyone sees that they do not fit."""
     most = max((weight.numel() for weight in tensors.values()), default=0)
     sizes = (config.hidden_size, config.n_heads, config.inner_size, config.max_seq_length)
-    is_known = config.score in ("dot", "cosine") and config.hidden_act in ("gelu", "relu")
+    is_known = (
+        config.score in ("dot", "cosine")
+        and config.hidden_act in ("gelu", "relu")
+        and config.reader in READERS
+    )
     shares = (config.hidden_dropout_prob, config.attn_dropout_prob)
     if (
         not all(1 <= size <= most for size in sizes)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from recbole_llm.layers import SequenceConfig, SequenceEncoder, score_vectors
+from recbole_llm.layers import Reader, SequenceConfig, score_vectors
+from recbole_llm.linear_reader import LinearReader
 
 _TINY = 1e-30
 """Keeps zero over zero from being no number."""
@@ -53,7 +54,7 @@ class FrozenPass:
 
 
 def freeze(
-    encoder: SequenceEncoder, config: SequenceConfig, item_vectors: Tensor, lengths: Tensor
+    encoder: Reader, config: SequenceConfig, item_vectors: Tensor, lengths: Tensor
 ) -> FrozenPass:
     """Read sequences and hold what is not linear.
 
@@ -61,8 +62,12 @@ def freeze(
         item_vectors: (B, L, H) float, right-padded with anything finite.
         lengths: (B,) int64, at least 1 and at most L.
     Returns:
-        The pass, whose states are ``score_vectors`` of ``SequenceEncoder.last_states``.
+        The pass, whose states are ``score_vectors`` of the reader's ``last_states``.
     """
+    if isinstance(encoder, LinearReader):
+        last = encoder.last_states(item_vectors, lengths)
+        longer = _longer(last, config)
+        return FrozenPass(last * longer, torch.ones_like(item_vectors[..., :1]), [], longer)
     places = torch.arange(item_vectors.shape[1], device=item_vectors.device)
     sequences = torch.arange(len(lengths), device=lengths.device)
     is_seen = (places <= places.unsqueeze(1))[None, None]  # (1, 1, L, L)
@@ -87,15 +92,21 @@ def freeze(
         states = states + block.linear2(inner * lets)
         held.append(FrozenBlock(scale_1, looks, scale_2, lets))
     last, scale_out = _norm(encoder.output_norm, states.squeeze(1))
-    with torch.no_grad():
-        ready = score_vectors(last, config)
-        longer = ready.norm(dim=1, keepdim=True) / (last.norm(dim=1, keepdim=True) + _TINY)
+    longer = _longer(last, config)
     return FrozenPass(last * longer, scale_in, held, scale_out * longer)
 
 
 @torch.no_grad()
+def _longer(last: Tensor, config: SequenceConfig) -> Tensor:
+    """(B, 1) what states are multiplied by to be ready."""
+    ready = score_vectors(last, config)
+    longer: Tensor = ready.norm(dim=1, keepdim=True) / (last.norm(dim=1, keepdim=True) + _TINY)
+    return longer
+
+
+@torch.no_grad()
 def score_shares(
-    encoder: SequenceEncoder,
+    encoder: Reader,
     config: SequenceConfig,
     item_vectors: Tensor,
     lengths: Tensor,
@@ -114,6 +125,9 @@ def score_shares(
         (B, R, L) float; padding adds zero.
     """
     held = freeze(encoder, config, item_vectors, lengths)
+    if isinstance(encoder, LinearReader):
+        ready = score_vectors(targets, config) * held.scale_out.unsqueeze(1)
+        return encoder.shares(item_vectors, lengths, ready)
     sequences = torch.arange(len(lengths), device=lengths.device)
     last = _centred(encoder.output_norm, score_vectors(targets, config))
     gradients = (last * held.scale_out.unsqueeze(1)).unsqueeze(2)  # (B, R, 1, H)
@@ -141,7 +155,7 @@ def score_shares(
     return torch.einsum("brlh,blh->brl", gradients, inputs)
 
 
-def _blocks(encoder: SequenceEncoder) -> list[Any]:
+def _blocks(encoder: Any) -> list[Any]:
     return list(encoder.blocks)
 
 

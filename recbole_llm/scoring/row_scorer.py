@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
-from recbole_llm.layers import RepeatBias, SequenceEncoder, last_states, score_vectors
+from recbole_llm.layers import Reader, RepeatBias, build_reader, last_states, score_vectors
 from recbole_llm.losses import Adjustments
 from recbole_llm.scoring.artifact import Artifact
 from recbole_llm.scoring.feedback import Feedback, Pairs, is_damped, move_away
@@ -38,7 +38,7 @@ class RowScorer:
         self.artifact = artifact
         self.device = torch.device(device)
         self._config = artifact.sequence_config
-        self._encoder = SequenceEncoder(self._config)
+        self._encoder = build_reader(self._config)
         self._repeats = RepeatBias(self._config.repeat_lags) if self._config.repeat_lags else None
         try:
             self._encoder.load_state_dict(artifact.encoder_weights)
@@ -52,7 +52,7 @@ class RowScorer:
         self._items = artifact.item_matrix.to(self.device)  # (V, H)
 
     @property
-    def sequence_encoder(self) -> SequenceEncoder:
+    def sequence_encoder(self) -> Reader:
         """The network that reads histories."""
         return self._encoder
 

@@ -177,7 +177,7 @@ def test_a_continuation_needs_its_days(warehouse: Warehouse, tmp_path: Path, val
 def test_only_a_model_with_an_artifact_can_be_champion(
     warehouse: Warehouse, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="must be LLMSeqRec, the model that has an artifact"):
+    with pytest.raises(ConfigError, match="must be LLMSeqRec or LinearSeqRec, the models that"):
         train_champion(warehouse, _config(tmp_path, 1, "SASRec"), DAY, if_none=False)
 
 

@@ -46,21 +46,23 @@ def test_run_recbole_to_the_test_result(folder: Path) -> None:
     assert [path.suffix for path in (folder / "saved").iterdir()] == [".safetensors"]
 
 
-def test_config_dataset_and_trainer_by_name(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["LLMSeqRec", "LinearSeqRec"])
+def test_config_dataset_and_trainer_by_name(folder: Path, name: str) -> None:
     out = _run(
+        f"NAME = {name!r}\n"
         "import recbole_llm, sys\n"
         "assert 'torch' not in sys.modules and 'recbole' not in sys.modules\n"
         "from recbole.config import Config\n"
         "from recbole.data import create_dataset\n"
         "from recbole.utils import get_model, get_trainer, ModelType\n"
-        "config = Config(model='LLMSeqRec', dataset='cycle', config_dict=settings)\n"
+        "config = Config(model=NAME, dataset='cycle', config_dict=settings)\n"
         "dataset = create_dataset(config)\n"
-        "print('GOT', get_model('LLMSeqRec').__name__, type(dataset).__name__,\n"
-        "      get_trainer(config['MODEL_TYPE'], 'LLMSeqRec').__name__,\n"
+        "print('GOT', get_model(NAME).__name__, type(dataset).__name__,\n"
+        "      get_trainer(config['MODEL_TYPE'], NAME).__name__,\n"
         "      config['hidden_size'], config['n_heads'], config['valid_metric'])\n",
         folder,
     )
-    assert "GOT LLMSeqRec LLMSeqRecDataset LLMSeqRecTrainer 8 2 NDCG@10" in out
+    assert f"GOT {name} LLMSeqRecDataset LLMSeqRecTrainer 8 2 NDCG@10" in out
 
 
 @pytest.mark.slow
