@@ -32,6 +32,8 @@ from recbole_llm.tfidf import Terms
 PARTS = ("explanation.json", "explanation.safetensors")
 _INDEX, _TENSORS = PARTS
 _FORMAT_VERSION = 1
+_REAL = (torch.float16, torch.float32, torch.float64)
+_MOST_DIMENSIONS = 2
 _KINDS = {
     "format_version": int, "model_version": str, "sha256": str, "has_id": bool, "sources": list,
     "texts": list,
@@ -171,8 +173,10 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
 
 
 def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
-    if odd := [name for name, value in tensors.items() if not value.is_floating_point()]:
+    if odd := [name for name, value in tensors.items() if value.dtype not in _REAL]:
         raise ValueError(f"{_TENSORS} has {odd[:3]} of other than real numbers")
+    if deep := [name for name, value in tensors.items() if value.ndim > _MOST_DIMENSIONS]:
+        raise ValueError(f"{_TENSORS} has {deep[:3]} of more than {_MOST_DIMENSIONS} dimensions")
     if endless := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"{_TENSORS} has {endless[:3]} with no numbers or infinite ones")
     for number, source in enumerate(index["sources"]):

@@ -9,8 +9,11 @@ come out. Atheris is in the extra ``fuzz``; without it hypothesis has the whole 
 
 **foreign_errors**: kinds of errors, by type and place in our code, that are none of
 ``recbole_llm/errors.py``; an input that takes 20 seconds or 3 GiB, or ends its process, is one too.
-The first input of each is kept under ``--keep``. A run of all targets writes
-``benchmarks/results/fuzz.json``.
+The first input of each is kept under ``--keep``.
+
+Writes ``benchmarks/results/fuzz.json`` after each target, which takes the place of its row there, with
+the commit that it ran on; the figures stand in it once all targets do. ``--missing`` runs those that
+have no row.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.about import RESULTS, describe_run
+from benchmarks.about import RESULTS, describe_run, read_results
 from benchmarks.fuzz.targets import SPARK, TARGETS
 from recbole_llm.warehouse import replace_json
 
@@ -47,24 +50,29 @@ def main() -> None:
     every = [*TARGETS, *SPARK]
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--targets", nargs="+", choices=every, default=every, metavar="NAME")
+    parser.add_argument("--missing", action="store_true", help="only targets without a row")
     parser.add_argument("--keep", type=Path, help="folder for the inputs of foreign errors")
     args = parser.parse_args()
     about = describe_run()
     about["versions"] |= {name: _version(name) for name in ("atheris", "hypothesis")}
-    shares = {name: _SPARK_SHARE if name in SPARK else 1 for name in args.targets}
-    second = args.minutes * 60 / sum(shares.values())
-    rows: dict[str, Any] = {}
+    shares = {name: _SPARK_SHARE if name in SPARK else 1 for name in every}
+    second = args.minutes * 60 / sum(shares[name] for name in args.targets)
+    rows: dict[str, Any] = read_results(_PATH, {"targets": {}})["targets"]
+    chosen = [name for name in args.targets if not args.missing or name not in rows]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as scratch:
         keep = args.keep.absolute() if args.keep else Path(scratch) / "kept"
-        for number, (name, share) in enumerate(shares.items()):
+        for name in chosen:
+            number = every.index(name)
             folder = Path(scratch) / str(number)
-            rows[name] = fuzz(name, share * second, folder, keep / str(number))
-            sys.stdout.write(f"{name}: {json.dumps(rows[name])}\n")
+            row = fuzz(name, shares[name] * second, folder, keep / str(number))
+            sys.stdout.write(f"{name}: {json.dumps(row)}\n")
             sys.stdout.flush()
-    found = {"figures": figures(rows), "targets": rows, **about}
-    if args.targets == every:
-        replace_json(_PATH, found)
-    sys.stdout.write(json.dumps(found["figures"]) + "\n")
+            rows[name] = {**row, **about}
+            told = {key: rows[key] for key in every if key in rows}
+            whole = {"figures": figures(told)} if len(told) == len(every) else {}
+            replace_json(_PATH, {**whole, "targets": told})
+    missing = [name for name in every if name not in rows]
+    sys.stdout.write(f"missing: {missing}\n" if missing else json.dumps(figures(rows)) + "\n")
 
 
 def figures(rows: dict[str, dict[str, Any]]) -> dict[str, int]:

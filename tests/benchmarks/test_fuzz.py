@@ -106,3 +106,37 @@ def test_a_planted_error_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with_hypothesis("planted", tally, 1.0, 0, tmp_path)
     assert tally.inputs > 10
     assert {"RecursionError", "JSONDecodeError"} & {each["type"] for each in tally.errors.values()}
+
+
+def test_rows_are_kept_from_run_to_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[tuple[str, float]] = []
+
+    def fuzz(name: str, seconds: float, *_: Path) -> dict[str, Any]:
+        asked.append((name, seconds))
+        return {"inputs": 10, "foreign_errors": [{}] * (name == "a")}
+
+    def run(*flags: str) -> dict[str, Any]:
+        monkeypatch.setattr("sys.argv", ["fuzz", "--minutes", "1", *flags])
+        command.main()
+        found: dict[str, Any] = json.loads((tmp_path / "fuzz.json").read_text())
+        return found
+
+    monkeypatch.setattr(command, "_PATH", tmp_path / "fuzz.json")
+    monkeypatch.setattr(command, "TARGETS", {"a": None, "b": None})
+    monkeypatch.setattr(command, "SPARK", {"c": None})
+    monkeypatch.setattr(command, "fuzz", fuzz)
+    about = {"command": "one", "versions": {}}
+    monkeypatch.setattr(command, "describe_run", lambda: json.loads(json.dumps(about)))
+    found = run("--targets", "a", "b")
+    assert asked == [("a", 30.0), ("b", 30.0)]
+    assert list(found) == ["targets"]
+    assert "missing: ['c']" in capsys.readouterr().out
+    about["command"] = "two"
+    found = run("--missing")
+    assert asked[2:] == [("c", 40.0)]
+    assert found["figures"] == {"inputs": 30, "foreign_errors": 1}
+    assert [row["command"] for row in found["targets"].values()] == ["one", "one", "two"]
+    run()
+    assert [name for name, _ in asked[3:]] == ["a", "b", "c"]

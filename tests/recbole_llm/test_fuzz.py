@@ -331,6 +331,10 @@ def _changed_tensors(valid: bytes, name: str, changes: dict[str, Any]) -> bytes:
     [
         ("explanation.safetensors", "0.mean", {"shape": [1, 8]}, "the part of 'tfidf' does not fit"),
         ("explanation.safetensors", "0.idf", {"dtype": "I64"}, "of other than real numbers"),
+        ("explanation.safetensors", "0.idf", {"dtype": "F8_E4M3", "shape": [80]},
+         "of other than real numbers"),
+        ("explanation.safetensors", "0.idf", {"shape": [1] * 70 + [10]},
+         "of more than 2 dimensions"),
         ("checkpoint", "__metadata__", {"counters": "["}, "cannot be read: Expecting value"),
         ("checkpoint", "__metadata__", {"counters": "{}"}, "expected epoch as int, got nothing"),
         ("checkpoint", "model.network.sequences.input_norm.weight", {"shape": [1, 8]},
