@@ -4,11 +4,13 @@
     python -m benchmarks.serve --soak-minutes 1
 
 ``recbole-llm serve`` runs as a process of its own over an untrained model of the default shape with
-12,000 items. One client asks for the ten best items of random histories of 50:
+12,000 items. One process asks for the ten best items of random histories of 50, by plain asyncio, so
+that it leaves the cores to the service:
 
 - **soak**: at a fixed rate, whether answers come or not. A request's time begins when it was due, so
   that a late answer also counts for those that had to wait behind it.
-- **overload**: 400 requests at once, each followed by another as soon as it is answered.
+- **overload**: 400 clients, each of whom asks again as soon as they have an answer, and a second after
+  a refusal.
 
 **rps**, **p99_ms**, **errors**: of the soak; errors are answers other than 200.
 **soak_memory_growth_mib**: resident memory of the service in the last fifth of the soak less that in
@@ -23,6 +25,7 @@ Writes ``benchmarks/results/serve.json``.
 import argparse
 import asyncio
 import json
+import re
 import socket
 import statistics
 import subprocess
@@ -30,11 +33,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import numpy as np
 import torch
 
@@ -46,6 +48,8 @@ from recbole_llm.warehouse import replace_json
 _PATH = RESULTS / "serve.json"
 _LENGTH, _K = 50, 10
 _AT_ONCE = 400
+_RETRY_AFTER_S = 1.0
+"""As a refusal asks for."""
 _HISTORIES = 2_000
 _START_S = 120.0
 _SERVE = "import sys; from recbole_llm.cli import main; sys.exit(main())"
@@ -78,7 +82,7 @@ def main() -> None:
         service = subprocess.Popen(command, cwd=folder)
         opened.callback(service.wait)
         opened.callback(service.terminate)
-        measured = asyncio.run(_measure(f"http://127.0.0.1:{port}", histories, service.pid, args))
+        measured = asyncio.run(_measure(port, histories, service.pid, args))
     soak, overload, after = measured["soak"], measured["overload"], measured["after"]
     figures = {
         "rps": soak["rps"],
@@ -109,21 +113,18 @@ def _scoring_ms(artifact: Path, histories: list[list[str]]) -> float:
 
 
 async def _measure(
-    address: str, histories: list[list[str]], pid: int, args: argparse.Namespace
+    port: int, histories: list[list[str]], pid: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=None)
-    bodies = [json.dumps({"history": history, "k": _K}).encode() for history in histories]
-    async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits) as client:
-        await _until_it_answers(client)
-        await _at_rate(client, bodies, args.rps, 5)  # the first answers load what is needed
+    requests = [_request({"history": history, "k": _K}) for history in histories]
+    await _until_it_listens(port)
+    with closing(_Connections(port)) as open_ones:
+        await _at_rate(open_ones, requests, args.rps, 5)  # the first answers load what is needed
         memory: list[float] = []
         watching = asyncio.create_task(_watch(pid, memory))
-        soak = await _at_rate(client, bodies, args.rps, args.soak_minutes * 60)
+        soak = await _at_rate(open_ones, requests, args.rps, args.soak_minutes * 60)
         watching.cancel()
-        # A client of its own: each of its requests looks through all the connections that it has.
-        async with httpx2.AsyncClient(base_url=address, timeout=60, limits=limits) as crowd:
-            overload = await _too_much(crowd, bodies, args.overload_seconds)
-        after = await _at_rate(client, bodies, args.rps, 10)
+        overload = await _too_much(open_ones, requests, args.overload_seconds)
+        after = await _at_rate(open_ones, requests, args.rps, 10)
     fifth = max(len(memory) // 5, 1)
     growth = statistics.median(memory[-fifth:]) - statistics.median(memory[fifth : 2 * fifth])
     return {
@@ -133,28 +134,65 @@ async def _measure(
     }  # fmt: skip
 
 
-async def _until_it_answers(client: httpx2.AsyncClient) -> None:
+def _request(body: dict[str, Any]) -> bytes:
+    content = json.dumps(body).encode()
+    head = (
+        "POST /recommend HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(content)}\r\n\r\n"
+    )
+    return head.encode() + content
+
+
+async def _until_it_listens(port: int) -> None:
     started = time.monotonic()
     while True:
         try:
-            if (await client.get("/health")).status_code == 200:
-                return
-        except httpx2.ConnectError:
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+        except ConnectionRefusedError:
             if time.monotonic() - started > _START_S:
                 raise
-        await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)
+            continue
+        writer.close()
+        return
 
 
-async def _ask(client: httpx2.AsyncClient, body: bytes) -> int:
-    headers = {"Content-Type": "application/json"}
-    try:
-        return (await client.post("/recommend", content=body, headers=headers)).status_code
-    except httpx2.HTTPError:
-        return 0
+class _Connections:
+    """Connections to the service that stay open, as many as are in use at once."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def ask(self, request: bytes) -> int:
+        """The status of the answer; 0 where the connection breaks."""
+        while self._free:  # the service closes what is idle: the next is tried, and then a new one
+            if status := await self._ask(request, *self._free.pop()):
+                return status
+        return await self._ask(request, *await asyncio.open_connection("127.0.0.1", self._port))
+
+    async def _ask(
+        self, request: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> int:
+        try:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            found = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            assert found is not None
+            await reader.readexactly(int(found[1]))
+        except (OSError, asyncio.IncompleteReadError):
+            return 0
+        self._free.append((reader, writer))
+        return int(head.split(b" ", 2)[1])
+
+    def close(self) -> None:
+        """Close them."""
+        for _, writer in self._free:
+            writer.close()
 
 
 async def _at_rate(
-    client: httpx2.AsyncClient, bodies: list[bytes], rps: int, seconds: float
+    open_ones: _Connections, requests: list[bytes], rps: int, seconds: float
 ) -> dict[str, Any]:
     """Ask at fixed instants."""
     taken: list[float] = []
@@ -163,7 +201,7 @@ async def _at_rate(
 
     async def one(number: int) -> None:
         due = began + number / rps
-        statuses[await _ask(client, bodies[number % len(bodies)])] += 1
+        statuses[await open_ones.ask(requests[number % len(requests)])] += 1
         taken.append(time.perf_counter() - due)
 
     running = set()
@@ -184,7 +222,7 @@ async def _at_rate(
 
 
 async def _too_much(
-    client: httpx2.AsyncClient, bodies: list[bytes], seconds: float
+    open_ones: _Connections, requests: list[bytes], seconds: float
 ) -> dict[str, Any]:
     """Ask as often as it answers, many at once."""
     statuses: Counter[int] = Counter()
@@ -192,11 +230,11 @@ async def _too_much(
 
     async def on_and_on(number: int) -> None:
         while time.perf_counter() - began < seconds:
-            status = await _ask(client, bodies[number % len(bodies)])
+            status = await open_ones.ask(requests[number % len(requests)])
             statuses[status] += 1
             number += 1
             if status == 503:
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(_RETRY_AFTER_S)
 
     await asyncio.gather(*(on_and_on(number) for number in range(_AT_ONCE)))
     spent, n = time.perf_counter() - began, statuses.total()

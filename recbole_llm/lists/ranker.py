@@ -149,7 +149,10 @@ class Ranker:
         met = self._known_of(users["item_ids"])
         unread = self._known_of(users["unread_ids"])
         n_rows = self.scorer.n_items + 1
-        is_read = ~np.isin(met.owners * n_rows + met.values, unread.owners * n_rows + unread.values)
+        is_read = np.ones(len(met.values), dtype=bool)
+        if len(unread.values):
+            theirs = unread.owners * n_rows + unread.values
+            is_read = ~np.isin(met.owners * n_rows + met.values, theirs)
         blocked = self._known_of(users["blocked_ids"])
         if (
             self._settings.exclude_seen and not is_read.all()
@@ -202,6 +205,8 @@ def rows_from(starts: NDArray[np.int64], k: int) -> pa.Array:
 
 def _numbered(lists: pa.ListArray, number: Callable[[str], int]) -> Pairs:
     """What lists hold by numbers, and whose each is; what has the number 0 is left out."""
+    if not len(lists.flatten()):  # as most users' wishes
+        return Pairs()
     values = lists.flatten().dictionary_encode()
     of_each = [number(value) for value in values.dictionary.to_pylist()]
     numbers = np.array(of_each, dtype=np.int64)[values.indices.to_numpy()]

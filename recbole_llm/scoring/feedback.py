@@ -30,6 +30,8 @@ class Pairs:
 
     def of(self, batch: NDArray[np.int64]) -> "Pairs":
         """Those of some sequences, given in order, by their places among them."""
+        if not len(self.owners):
+            return self
         is_here = np.isin(self.owners, batch)
         return Pairs(np.searchsorted(batch, self.owners[is_here]), self.values[is_here])
 
