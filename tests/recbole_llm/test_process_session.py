@@ -6,12 +6,18 @@ import sys
 import time
 from pathlib import Path
 
-_STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+_STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("deaf", flush=True)
+time.sleep(60)
+"""
 _ENDS = """
-import subprocess, sys, time
+import subprocess, sys
 from recbole_llm.process_session import end_session
-child = subprocess.Popen([sys.executable, "-c", sys.argv[1]], start_new_session=True)
-time.sleep(1)  # until it ignores the signal
+command = [sys.executable, "-c", sys.argv[1]]
+child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+child.stdout.readline()  # it ignores the signal
 print(child.pid, flush=True)
 end_session(child.pid, 3, child.poll)
 """
