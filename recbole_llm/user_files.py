@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError
+from recbole_llm.parquet_bounds import read_bounds
 
 
 @contextmanager
@@ -49,21 +50,18 @@ class UserFile:
         self._columns = [*columns, *optional]
         with naming_damaged(path):
             self._file = pq.ParquetFile(path, memory_map=True)
-            names = self._file.schema_arrow.names
-            told = [
-                self._statistics(group)
-                for group in range(self._file.num_row_groups)
-                if "user_id" in names
-            ]
-            # The writer keeps bounds whole, and their order, of bytes, is that of Python's strings.
-            bounds = [(each.min, each.max) for each in told if each and each.has_min_max]
-        is_whole = len(bounds) == self._file.num_row_groups and set(columns) <= set(names)
-        if not is_whole or not all(isinstance(each, str) for pair in bounds for each in pair):
+            schema = self._file.schema_arrow
+            n_groups = self._file.num_row_groups
+        is_whole = set(columns) <= set(schema.names) and schema.field("user_id").type == pa.string()
+        # The writer keeps bounds whole, and their order, of bytes, is that of Python's strings.
+        told = read_bounds(path).get("user_id", []) if is_whole else []
+        bounds = [(each.least, each.greatest) for each in told]
+        if not is_whole or len(bounds) != n_groups or any(None in pair for pair in bounds):
             raise ArtifactError(
                 f"{path} is no table of users with the columns {list(columns)}; make its day again"
             )
-        self._first = [first for first, _ in bounds]
-        self._last = [last for _, last in bounds]
+        self._first = [str(first) for first, _ in bounds]
+        self._last = [str(last) for _, last in bounds]
 
     def rows(self, user_id: str) -> list[dict[str, Any]]:
         """A user's rows in the file's order, without ``user_id``."""
@@ -86,10 +84,3 @@ class UserFile:
                 if len(found) >= n:
                     break
         return list(found)[:n]
-
-    def _statistics(self, group: int) -> Any:
-        of_group = self._file.metadata.row_group(group)
-        for number in range(of_group.num_columns):
-            if of_group.column(number).path_in_schema == "user_id":
-                return of_group.column(number).statistics
-        return None

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError
 from recbole_llm.json_files import check_record
+from recbole_llm.parquet_bounds import read_bounds
 from recbole_llm.recommendations import RECOMMENDATIONS
 from recbole_llm.user_files import naming_damaged
 
@@ -35,15 +36,17 @@ class RunFiles:
         self.k: int = run["k"]
         self.n_rows: int = run["n_rows"]
         self._folder = folder = root / run["path"]
+        paths = sorted(folder.glob("*.parquet"))
         with naming_damaged(folder):
-            self._files = [pq.ParquetFile(path) for path in sorted(folder.glob("*.parquet"))]
+            self._files = [pq.ParquetFile(path) for path in paths]
         found = sum(file.metadata.num_rows for file in self._files)
         if found != self.n_rows:
             raise ArtifactError(
                 f"run {self.run_id} has {found} rows in {len(self._files)} files of {folder}, "
                 f"{self.n_rows} were published; publish {self.day} again or roll it back"
             )
-        for path, file in zip(sorted(folder.glob("*.parquet")), self._files, strict=True):
+        self._bounds = [read_bounds(path) for path in paths]
+        for path, file in zip(paths, self._files, strict=True):
             if not file.schema_arrow.equals(COLUMNS):
                 raise ArtifactError(
                     f"{path} has the columns {_told(file.schema_arrow)}, expected {_told(COLUMNS)}; "
@@ -51,27 +54,19 @@ class RunFiles:
                 )
 
     def constants(self) -> dict[str, Any]:
-        """Columns that hold one value in all rows, told by the files' statistics."""
-        with naming_damaged(self._folder):
-            bounds = {name: self._bounds(number) for number, name in enumerate(COLUMNS.names)}
-        return {
-            name: values.pop()
-            for name, values in bounds.items()
-            if len(values) == 1 and None not in values
-        }
-
-    def _bounds(self, column: int) -> set[Any]:
-        """Least and greatest values of a column's chunks; None where they do not tell of all rows."""
-        bounds: set[Any] = set()
-        for file in self._files:
-            for group in range(file.num_row_groups):
-                told = file.metadata.row_group(group).column(column).statistics
-                if told is None or not told.has_min_max or told.null_count != 0:
-                    return {None}
-                bounds |= {told.min, told.max}
-                if len(bounds) > 1:
-                    return bounds
-        return bounds
+        """Columns that hold one value in all rows, told by the files' footers."""
+        told: dict[str, set[str | None]] = {name: set() for name in COLUMNS.names}
+        for bounds in self._bounds:
+            for name, values in told.items():
+                for each in bounds.get(name, []):
+                    # With a null among them, or where nothing is told, they are not of one value.
+                    values.update((each.least, each.greatest) if each.n_nulls == 0 else (None,))
+        same = [name for name, values in told.items() if len(values) == 1 and None not in values]
+        for batch in self.batches(same):
+            with naming_damaged(self._folder):
+                rows: list[dict[str, Any]] = batch.slice(0, 1).to_pylist()
+            return rows[0]
+        return {}
 
     def batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """All rows, file by file, of at most ``BATCH_ROWS``."""

@@ -10,6 +10,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -22,6 +24,7 @@ from recbole_llm.json_files import check_record, parse_json, read_json
 from recbole_llm.query import connect, lookup
 from recbole_llm.retention import check_retention
 from recbole_llm.scoring import load_scorer, write_artifact
+from recbole_llm.user_files import UserFile
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import MANIFEST, RUN, random_artifact
 
@@ -315,6 +318,28 @@ def test_values_that_no_calendar_and_no_text_holds(tmp_path: Path) -> None:
         seed = next(seed for seed in target.seeds if valid in seed)
         with pytest.raises(ArtifactError, match=fault):
             target.read(seed.replace(valid, spoilt))
+
+
+def test_a_footer_that_contradicts_itself(tmp_path: Path) -> None:
+    """pyarrow ends the process when it is asked for such a column's statistics."""
+    path = tmp_path / "part-0.parquet"
+    table = pa.table({"user_id": ["u1", "u2"], "rank": [1, 1]})
+    pq.write_table(table, path)
+    whole = path.read_bytes()
+    assert UserFile(path, ["user_id", "rank"]).rows("u1") == [{"rank": 1}]
+    flips = [
+        flip
+        for place in range(len(whole) - 600, len(whole) - 8)
+        for flip in ((place, 1), (place, 4))
+    ]
+    n_refused = 0
+    for place, bit in flips:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+        try:
+            UserFile(path, ["user_id", "rank"]).rows("u1")
+        except ArtifactError:
+            n_refused += 1
+    assert 0 < n_refused < len(flips)
 
 
 def _changed_tensors(valid: bytes, name: str, changes: dict[str, Any]) -> bytes:
