@@ -41,7 +41,10 @@ def test_an_answer_is_as_promised(schema: schemathesis.BaseSchema, mode: Generat
             continue  # there is nothing to get wrong
 
         @given(case=operation.as_strategy(generation_mode=mode))
-        @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=25, deadline=None, derandomize=True, database=None,
+            suppress_health_check=list(HealthCheck),
+        )  # fmt: skip
         def ask(case: schemathesis.Case) -> None:
             case.call_and_validate()
 
