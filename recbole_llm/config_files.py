@@ -1,8 +1,9 @@
 """Where the YAML files of ``configs/`` are, in a checkout and in an installed wheel."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -10,6 +11,7 @@ from yaml.constructor import ConstructorError
 from recbole_llm.errors import ConfigError
 
 _HERE = Path(__file__).parent
+_Settings = TypeVar("_Settings")
 _MAX_ALIASES = 20
 """Each may double what stands in a file, so that a few dozen are more than a machine holds."""
 
@@ -49,6 +51,20 @@ def load_yaml(path: Path) -> dict[str, Any]:
             f"{path}: keys must be words, got {odd[:3]}; quote what YAML takes for more"
         )
     return content
+
+
+def load_settings(path: Path, kind: type[_Settings]) -> _Settings:
+    """Read a YAML file that holds the fields of a dataclass, each and no other.
+
+    Raises:
+        ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
+    """
+    content = load_yaml(path)
+    known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    if content.keys() != known:
+        unknown, missing = sorted(content.keys() - known), sorted(known - content.keys())
+        raise ConfigError(f"{path}: unknown keys {unknown}, missing keys {missing}")
+    return kind(**content)
 
 
 def flags_as_dict(flags: list[str]) -> dict[str, Any]:

@@ -1,14 +1,14 @@
 """Settings of the night, from ``configs/nightly.yaml``, checked on the driver."""
 
 import datetime
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import phonenumbers
 
-from recbole_llm.config_files import load_yaml
+from recbole_llm.config_files import load_settings
 from recbole_llm.errors import ConfigError
 from recbole_llm.lists.meanings import MEANINGS
 from recbole_llm.retention import MOST_DAYS, check_retention
@@ -146,9 +146,4 @@ def load_night_config(path: Path) -> NightConfig:
     Raises:
         ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
     """
-    content = load_yaml(path)
-    known = {field.name for field in fields(NightConfig)}
-    if content.keys() != known:
-        unknown, missing = sorted(content.keys() - known), sorted(known - content.keys())
-        raise ConfigError(f"{path}: unknown keys {unknown}, missing keys {missing}")
-    return NightConfig(**content)
+    return load_settings(path, NightConfig)

@@ -205,9 +205,10 @@ def rows_from(starts: NDArray[np.int64], k: int) -> pa.Array:
 
 def _numbered(lists: pa.ListArray, number: Callable[[str], int]) -> Pairs:
     """What lists hold by numbers, and whose each is; what has the number 0 is left out."""
-    if not len(lists.flatten()):  # as most users' wishes
+    flat = lists.flatten()
+    if not len(flat):  # as most users' wishes
         return Pairs()
-    values = lists.flatten().dictionary_encode()
+    values = flat.dictionary_encode()
     of_each = [number(value) for value in values.dictionary.to_pylist()]
     numbers = np.array(of_each, dtype=np.int64)[values.indices.to_numpy()]
     owners = pc.list_parent_indices(lists).to_numpy()

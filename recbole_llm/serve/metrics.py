@@ -21,7 +21,6 @@ class Metrics:
     """
 
     def __init__(self, service: Service) -> None:
-        self._service = service
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "recbole_llm_requests", "Requests that were answered.", ["path", "status"],

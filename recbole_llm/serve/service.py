@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from recbole_llm.errors import DataError, NotFoundError, RecboleLlmError, UnavailableError
-from recbole_llm.lists.meanings import OF_HISTORY
 from recbole_llm.lists.users import Event, User, as_batch
 from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.query import name_in_table
@@ -116,8 +115,7 @@ class Service:
             wanted = items or [row.item_id for row in ranked.rows if row.reason == "model"]
             if not wanted:
                 raise NotFoundError("the model knows no item of the history; nothing to explain")
-            unread = {*user.wishes(ranked.snapshot.categories)["unread_ids"]}
-            history = [event.item_id for event in user.met if event.item_id not in unread]
+            history = history_of(ranked.snapshot, user)[::-1]
             found = await asyncio.get_running_loop().run_in_executor(
                 self._explaining,
                 lambda: ranked.snapshot.explainer.explain(
@@ -181,8 +179,7 @@ class Service:
 def history_of(snapshot: Snapshot, user: User) -> list[str]:
     """What is read of a user's history, newest first."""
     unread = {*user.wishes(snapshot.categories)["unread_ids"]}
-    read = [event.item_id for event in user.met if event.says in OF_HISTORY]
-    return [item for item in reversed(read) if item not in unread]
+    return [event.item_id for event in reversed(user.met) if event.item_id not in unread]
 
 
 def _ranked(snapshot: Snapshot, asked: Sequence[tuple[User, int]]) -> list[Ranked]:

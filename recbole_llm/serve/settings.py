@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from recbole_llm.config_files import load_yaml
+from recbole_llm.config_files import load_settings
 from recbole_llm.errors import ConfigError
 
 _MOST = 1_000_000
@@ -36,9 +36,4 @@ def load_serve_settings(path: Path) -> ServeSettings:
     Raises:
         ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
     """
-    content = load_yaml(path)
-    known = {field.name for field in fields(ServeSettings)}
-    if content.keys() != known:
-        unknown, missing = sorted(content.keys() - known), sorted(known - content.keys())
-        raise ConfigError(f"{path}: unknown keys {unknown}, missing keys {missing}")
-    return ServeSettings(**content)
+    return load_settings(path, ServeSettings)

@@ -4,7 +4,6 @@ import contextlib
 import json
 import logging
 import os
-import shutil
 import socket
 import sqlite3
 import threading
@@ -29,6 +28,7 @@ from recbole_llm.airflow_local import (
 )
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.warehouse import Warehouse
+from tests.browser import CHROMIUM
 from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
 
 FIRST_DAY = "2024-05-01"
@@ -36,7 +36,6 @@ DAY = "2024-05-02"
 OTHER_DAY = "2024-05-03"
 VENV_AIRFLOW = HOME / ".venv-airflow"
 NIGHT_TIMEOUT_S = 400.0
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 needs_airflow = [pytest.mark.airflow, pytest.mark.slow, pytest.mark.spark]
 
 

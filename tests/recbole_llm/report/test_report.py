@@ -3,7 +3,6 @@
 import datetime
 import json
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ from recbole_llm.recommendations import RECOMMENDATIONS
 from recbole_llm.report.page import render_report
 from recbole_llm.report.results import Change, Measured, Score, read_results
 from recbole_llm.warehouse import Warehouse, replace_json
+from tests.browser import CHROMIUM
 from tests.data import RUN
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 HOSTILE = "<script>document.title = 'taken'</script>"
 DAY = RUN["ds"]
 

@@ -1,6 +1,5 @@
 """The page in a real browser: an item that is added, or hidden, changes the list."""
 
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,10 +13,10 @@ from recbole_llm.serve.guards import ApiKeys
 from recbole_llm.serve.service import Service
 from recbole_llm.serve.settings import ServeSettings
 from recbole_llm.serve.snapshot import Source
+from tests.browser import CHROMIUM
 from tests.data import CYCLE, random_artifact
 from tests.recbole_llm.serve.live import listening
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not CHROMIUM, reason="no chromium or google-chrome on PATH"),
