@@ -121,8 +121,8 @@ def _rows(data_path: str, seeds: list[int]) -> Iterator[dict[str, Any]]:
             found = run(entry, _NAME, data_path, seed, {**_METRICS, **settings})
             row = {
                 "model": model, "seed": seed, "settings": settings,
-                "accuracy": found.test["gauc"], "recall": found.test["recall@10"],
-                "accuracy_unseen": found.masked_test["gauc"],
+                "accuracy": float(found.test["gauc"]), "recall": found.test["recall@10"],
+                "accuracy_unseen": float(found.masked_test["gauc"]),
                 "recall_unseen": found.masked_test["recall@10"],
                 "valid_recall": found.valid["recall@10"], "epochs": found.epochs,
                 "seconds": round(found.seconds, 1),

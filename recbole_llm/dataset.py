@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from recbole.config import Config
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
-from recbole_llm import tfidf
 from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
 from recbole_llm.item_text import read_text_columns, render_texts
@@ -18,7 +17,8 @@ from recbole_llm.options import ModelOptions, apply_defaults, model_options
 from recbole_llm.private_training import Noise, noised_popularity, plan_noise
 from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.text_cache import encode_cached
-from recbole_llm.text_maps import TextMap, language_map, word_map
+from recbole_llm.text_maps import TextMap
+from recbole_llm.text_vectors import read_texts
 from recbole_llm.whitening import fit_whitening
 
 if TYPE_CHECKING:
@@ -181,36 +181,18 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             padding and zero.
         """
         texts = self.item_texts()
-        has_text = np.array([bool(text) for text in texts])
-        n_without = int((~has_text).sum()) - 1
+        n_without = texts.count("") - 1
         if n_without:
             self.logger.warning(
                 f"{n_without} of {self.item_num - 1} items have no text; each gets the mean text "
                 "vector (zeros after centring)"
             )
-        described = [text for text in texts if text]
-        parts, self.text_maps = [], []
-        for encoder in encoder_names(self.options.encoder):
-            part, text_map = self._read_by(encoder, described, device)
-            parts.append(part)
-            self.text_maps.append(text_map)
-        whitened = np.hstack(parts)
-        vectors = np.zeros((len(texts), whitened.shape[1]), dtype=np.float32)
-        vectors[has_text] = whitened
+        options = self.options
+        vectors, self.text_maps = read_texts(
+            texts, options.encoder, options.text_size, options.text_whitening, options.text_cache,
+            device,
+        )  # fmt: skip
         return vectors
-
-    def _read_by(
-        self, encoder: str, texts: list[str], device: str
-    ) -> tuple[NDArray[np.float32], TextMap]:
-        """(N, size) whitened vectors of non-empty texts by one encoder, and how they were made."""
-        size, strength = self.options.text_size, self.options.text_whitening
-        if encoder == tfidf.NAME:
-            vectors, terms, projection = tfidf.fit_tfidf(texts)
-            whitening = fit_whitening(vectors, size, strength)
-            return whitening(vectors), word_map(encoder, whitening, terms, projection)
-        vectors = self._encode(texts, encoder, device)
-        whitening = fit_whitening(vectors, size, strength)
-        return whitening(vectors), language_map(encoder, whitening)
 
     def tuned_encoder(self, device: str) -> "TunedEncoder":
         """The encoder as a part of the model, which starts from the vectors of ``text_vectors``."""
@@ -218,10 +200,8 @@ class LLMSeqRecDataset(WholeSequenceDataset):
 
         texts, options = self.item_texts(), self.options
         assert options.finetune is not None, "encoder.finetune is not set"
-        encoder = encoder_names(options.encoder)[0]
-        vectors = self._encode([text for text in texts if text], encoder, device)
+        encoder = find_encoder(encoder_names(options.encoder)[0])
+        described = [text for text in texts if text]
+        vectors = encode_cached(described, encoder, options.text_cache, device)
         whitening = fit_whitening(vectors, options.text_size, options.text_whitening)
-        return TunedEncoder(find_encoder(encoder), options.finetune, texts, whitening, device)
-
-    def _encode(self, texts: list[str], encoder: str, device: str) -> NDArray[np.float32]:
-        return encode_cached(texts, find_encoder(encoder), self.options.text_cache, device)
+        return TunedEncoder(encoder, options.finetune, texts, whitening, device)
