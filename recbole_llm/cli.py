@@ -8,16 +8,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import ExitStack, closing, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.config_files import config_path, flags_as_dict, load_yaml
+from recbole_llm.config_files import flags_as_dict, load_yaml
 from recbole_llm.errors import ConfigError, RecboleLlmError
+from recbole_llm.flags import TAKES_KEYS, Command, build_parser
 from recbole_llm.printable import printable, printable_lines
-from recbole_llm.warehouse import Warehouse, check_day, replace_text
+from recbole_llm.warehouse import replace_text
 
 if TYPE_CHECKING:
     from recbole_llm.airflow_local import LocalAirflow
@@ -31,143 +31,18 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
         0, or the ``exit_code`` of the known error that was met; its one line goes to stderr.
     """
-    parser = _parser()
+    parser = build_parser(_COMMANDS)
     args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if rest and args.command not in (_run, _pretrain):
+    if rest and args.called not in TAKES_KEYS:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     args.rest = rest
     try:
-        command: Callable[[argparse.Namespace], None] = args.command
+        command: Command = args.command
         command(args)
     except RecboleLlmError as error:
         sys.stderr.write(printable_lines(f"{type(error).__name__}: {error}") + "\n")
         return error.exit_code
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="recbole-llm", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(name: str, command: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=(command.__doc__ or "").splitlines()[0])
-        sub.set_defaults(command=command)
-        return sub
-
-    run = add("run", _run)
-    run.add_argument("--model", default="LLMSeqRec", help="LLMSeqRec or any RecBole model")
-    run.add_argument("--dataset", default="ml-100k", help="name of a data set in atomic files")
-    run.add_argument("--config_files", help="YAML files, separated by blanks")
-    run.add_argument("--nproc", type=int, default=1, help="processes that share the batches")
-    run.add_argument("--port", type=int, help="where the processes meet; a free one by default")
-    run.epilog = "Any key of RecBole or LLMSeqRec is a flag: --key=value."
-    pretrain = add("pretrain", _pretrain)
-    pretrain.add_argument("--dataset", required=True, help="name of a data set in atomic files")
-    pretrain.add_argument("--output_dir", type=Path, required=True, help="the encoder's folder")
-    pretrain.add_argument("--config_files", help="YAML files, separated by blanks")
-    pretrain.epilog = "Any key of configs/pretrain.yaml or of RecBole is a flag: --key=value."
-
-    add("feed", _feed)
-    nightly = add("nightly", _nightly)
-    airflow = add("airflow", _airflow)
-    for sub in (nightly, airflow):
-        sub.add_argument("--port", type=int, default=8080, help="port of Airflow's page and API")
-    train = add("train", _train)
-    train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
-    train.add_argument("--cold", action="store_true", help="start from random weights")
-    lookup = add("lookup", _lookup)
-    lookup.add_argument("--user", required=True, help="external user id")
-    lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")
-    lookup.add_argument("--json", action="store_true", help="print JSON")
-    lookup.add_argument(
-        "--source", default="parquet", help="parquet, or a sink: postgresql://… or delta:FOLDER"
-    )
-    _add_explain(add("explain", _explain))
-    sync = add("sync", _sync)
-    sync.add_argument(
-        "--sink",
-        action="append",
-        help="postgresql://… or delta:FOLDER (default: the settings' sinks)",
-    )
-    _add_serve(add("serve", _serve))
-    report = add("report", _report)
-    report.add_argument(
-        "--results", type=Path, default=Path("benchmarks/results"), help="of the benchmarks"
-    )
-    report.add_argument("--output", type=Path, default=Path("report.html"), help="the page")
-    expire = add("expire", _expire)
-    add("user-key", _user_key)
-    forget = add("forget", _forget)
-    forget.add_argument("user", help="external user id")
-    forget.add_argument("--lift", action="store_true", help="take the user's events in again")
-    sql = add("sql", _sql)
-    sql.add_argument("query", help="one SELECT over recommendations, runs, quarantine, …")
-    sql.add_argument("--json", action="store_true", help="print one JSON object a row")
-    rollback = add("rollback", _rollback)
-    for sub in (nightly, train, lookup, commands.choices["explain"], sync, rollback, expire):
-        sub.add_argument(
-            "--day", type=check_day, help="the day, YYYY-MM-DD", required=sub is rollback
-        )
-    for sub in (train, sync, forget, expire):
-        sub.add_argument(
-            "--config", type=Path, default=config_path(".", "nightly"), help="the night's settings"
-        )
-    _add_compress(add("compress", _compress))
-    for name, sub in commands.choices.items():
-        if name not in ("run", "pretrain", "compress", "user-key"):
-            sub.add_argument(
-                "--warehouse", type=Warehouse, default=Warehouse("warehouse"),
-                help="root folder of the data (default: ./warehouse)",
-            )  # fmt: skip
-    return parser
-
-
-def _add_explain(explain: argparse.ArgumentParser) -> None:
-    asked = explain.add_mutually_exclusive_group(required=True)
-    asked.add_argument("--user", help="external user id, of a published table")
-    asked.add_argument("--history", help="item ids, oldest first, separated by commas")
-    explain.add_argument(
-        "--item",
-        action="append",
-        help="external item id; again for more (default: the first ranks)",
-    )
-    explain.add_argument("--k", type=int, default=3, help="ranks explained without --item")
-    explain.add_argument(
-        "--artifact", type=Path, help="the model's folder (default: the one that scored the table)"
-    )
-    explain.add_argument("--output", type=Path, help="an HTML page to write")
-    explain.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _add_serve(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument(
-        "--artifact",
-        type=Path,
-        help="a model that ranks in the champion's place: its folder or a link",
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=int, default=8000, help="port to listen on")
-    serve.add_argument(
-        "--config", type=Path, default=config_path(".", "serve"), help="the service's settings"
-    )
-
-
-def _add_compress(compress: argparse.ArgumentParser) -> None:
-    whats = compress.add_subparsers(dest="what", required=True, metavar="WHAT")
-    encoder = whats.add_parser("encoder", help="fewer bits, layers or components, for a CPU")
-    encoder.add_argument("name", help="a name in configs/encoder, a folder or a .gguf file")
-    encoder.add_argument("--out", type=Path, required=True, help="the folder to make")
-    encoder.add_argument("--bits", type=int, default=8, help="of a weight: 8 or 32")
-    encoder.add_argument("--layers", type=int, help="layers to keep, the last among them")
-    encoder.add_argument("--size", type=int, help="principal components to keep")
-    encoder.add_argument("--items", type=Path, help=".item file that these are fitted to")
-    artifact = whats.add_parser("artifact", help="a smaller item matrix")
-    artifact.add_argument("path", type=Path, help="the artifact's folder")
-    artifact.add_argument("--matrix", default="int6", help="float16, int8 or int6 (default: int6)")
-    artifact.add_argument("--out", type=Path, help="where the new one goes (default: beside it)")
-    onnx = whats.add_parser("onnx", help="the network that reads histories, as an ONNX file")
-    onnx.add_argument("path", type=Path, help="the artifact's folder")
-    onnx.add_argument("--out", type=Path, required=True, help="the file to make")
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -176,6 +51,15 @@ def _run(args: argparse.Namespace) -> None:
 
     files = args.config_files.split() if args.config_files else None
     train(args.model, args.dataset, files, nproc=args.nproc, port=args.port)
+
+
+def _transfer(args: argparse.Namespace) -> None:
+    """Start a model on a data set from an artifact of another, by the items' texts, and train it."""
+    from recbole_llm.train import train
+
+    sys.argv = [*sys.argv[:1], *args.rest]  # the flags that RecBole reads
+    files = args.config_files.split() if args.config_files else None
+    train("LLMSeqRec", args.dataset, files, {"transfer_from": str(args.source)})
 
 
 def _pretrain(args: argparse.Namespace) -> None:
@@ -419,3 +303,25 @@ def _sql(args: argparse.Namespace) -> None:
 
 def _print_json(record: dict[str, Any]) -> None:
     sys.stdout.write(printable(json.dumps(record, default=str, ensure_ascii=False)) + "\n")
+
+
+_COMMANDS: dict[str, Command] = {
+    "run": _run,
+    "transfer": _transfer,
+    "pretrain": _pretrain,
+    "compress": _compress,
+    "feed": _feed,
+    "nightly": _nightly,
+    "airflow": _airflow,
+    "train": _train,
+    "lookup": _lookup,
+    "user-key": _user_key,
+    "serve": _serve,
+    "report": _report,
+    "expire": _expire,
+    "forget": _forget,
+    "explain": _explain,
+    "sync": _sync,
+    "rollback": _rollback,
+    "sql": _sql,
+}

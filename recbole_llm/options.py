@@ -20,6 +20,7 @@ from recbole_llm import MODELS
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
+from recbole_llm.inherited import inherited_settings
 from recbole_llm.layers import ADAPTORS, READERS, SequenceConfig
 from recbole_llm.objective import Objective
 from recbole_llm.tfidf import NAME as TFIDF
@@ -30,7 +31,7 @@ _RUN_KEYS = {
     "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
     "max_evals", "early_stop", "numerical_features", "discretization", "transform", "worker",
     "shuffle", "enable_amp", "enable_scaler", "require_pow", "wandb_project", "encoding",
-    "artifact_dir", "data_cut", "warm_start",
+    "artifact_dir", "data_cut", "warm_start", "transfer_from",
 }  # fmt: skip
 """Keys of RecBole's entry points and code that stand in none of its property files, and ours that
 belong to a run, not to the model."""
@@ -116,6 +117,8 @@ def apply_defaults(config: Config) -> None:
     defaults = load_yaml(config_path("model", MODELS[0]))
     if config["model"] != MODELS[0]:
         defaults |= load_yaml(config_path("model", config["model"]))
+    if config["transfer_from"]:
+        defaults |= inherited_settings(Path(config["transfer_from"]))
     given = config.external_config_dict
     known = set(defaults) | _recbole_keys() | _RUN_KEYS
     for key in sorted(given.keys() - known):
@@ -209,6 +212,11 @@ def model_options(config: Config) -> ModelOptions:
                 f"train_since (got {config['train_since']!r}) learns what is new on top of an earlier "
                 "model: name its artifact by warm_start, or leave train_since out"
             )
+    if config["transfer_from"] and config["warm_start"]:
+        raise ConfigError(
+            "warm_start goes on with the same items, transfer_from starts other items by their texts: "
+            f"set one of them, got {config['warm_start']!r} and {config['transfer_from']!r}"
+        )
     if config["train_neg_sample_args"]["distribution"] != "none":
         raise ConfigError(
             "train_neg_sample_args must be ~ (None): the loss runs over the whole catalogue, got "

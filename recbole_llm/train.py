@@ -30,6 +30,7 @@ from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
 from recbole_llm.options import apply_defaults, sequential_columns
+from recbole_llm.transfer import start_transferred
 from recbole_llm.warm_start import start_warm
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ class TrainResult:
     artifact: Path | None
     """The artifact's folder; None for RecBole's own models."""
     start: dict[str, Any] | None
-    """How it started, as ``start_warm`` tells; None where ``warm_start`` was not set."""
+    """How it started, as ``start_warm`` or ``start_transferred`` tells; None from random weights."""
 
 
 def train(
@@ -67,7 +68,8 @@ def train(
     line. Beside RecBole's keys: ``artifact_dir`` (where the artifact goes; by default a dated folder
     in ``checkpoint_dir``), ``data_cut`` (the last day in the data, written into the artifact) and
     ``warm_start`` (an artifact's folder, to start from its weights where they fit), and with that
-    ``train_since`` (only events from then on are learnt; see ``WholeSequenceDataset``).
+    ``train_since`` (only events from then on are learnt; see ``WholeSequenceDataset``); or
+    ``transfer_from`` (an artifact of another data set, to start from by the items' texts).
 
     Args:
         nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
@@ -316,6 +318,8 @@ def fit(
                 "train_since learns what is new on top of an earlier model, but the training starts "
                 f"cold: {start['cold_because']}. Leave train_since out to learn from all events"
             )
+    if config["model"] in MODELS and config["transfer_from"]:
+        start = start_transferred(network, train_data._dataset, Path(config["transfer_from"]))
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
     _make_folder(Path(config["checkpoint_dir"]))
     trainer = trainer_class(config, network)

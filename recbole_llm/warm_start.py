@@ -12,7 +12,6 @@ text vectors that comes nearest to their old adapted vectors.
 
 import json
 import logging
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.inherited import kept_shape
 from recbole_llm.json_files import is_list_of, parse_json
 from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
@@ -102,7 +102,8 @@ def start_warm(model: LLMSeqRec, tokens: list[str], folder: Path) -> dict[str, A
             elif name.startswith(_ADAPTOR):
                 vectors = model.catalogue.text_vectors
                 assert vectors is not None
-                value.copy_(_fit(vectors[new_rows], state[_ADAPTED][old_rows].to(value.device)))
+                adapted = state[_ADAPTED][old_rows].to(value.device)
+                value.copy_(nearest_map(vectors[new_rows], adapted))
             else:
                 value.copy_(state[_NETWORK + name])
     told = {
@@ -147,7 +148,7 @@ def _fits(model: LLMSeqRec, state: dict[str, Tensor]) -> bool:
     return True
 
 
-def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:
+def nearest_map(vectors: Tensor, adapted: Tensor) -> Tensor:
     """(H, E), the linear map that comes nearest from (N, E) text vectors to (N, H) adapted ones."""
     x, y = vectors.double(), adapted.double()
     ridge = _RIDGE * x.square().mean().clamp(min=1e-30) * len(x)
@@ -158,10 +159,8 @@ def _fit(vectors: Tensor, adapted: Tensor) -> Tensor:
 
 def _shape(model: LLMSeqRec) -> dict[str, Any]:
     """What two networks must share for the weights of one to mean something in the other."""
-    trained_away = ("hidden_dropout_prob", "attn_dropout_prob", "initializer_range")
-    sequence = {k: v for k, v in asdict(model.options.sequence).items() if k not in trained_away}
     return {
-        **sequence,
+        **kept_shape(model.options.sequence),
         "item_repr": model.options.item_repr,
         "adaptor": model.options.adaptor if model.options.uses_text else None,
     }
