@@ -97,7 +97,8 @@ def _train(dataset: str, data_path: Path, epochs: int, n_users: int) -> tuple[Te
     import pandas as pd
 
     from recbole_llm.export import export_artifact
-    from recbole_llm.train import build_config, build_data, fit
+    from recbole_llm.fit import fit
+    from recbole_llm.train import build_config, build_data
 
     logging.disable(logging.WARNING)
     settings = {"data_path": str(data_path), "epochs": epochs, "use_gpu": False}

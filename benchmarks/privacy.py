@@ -106,7 +106,8 @@ def membership(dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train on half of the users and tell them from the others by their losses."""
     from sklearn.metrics import roc_auc_score
 
-    from recbole_llm.train import build_config, build_data, fit
+    from recbole_llm.fit import fit
+    from recbole_llm.train import build_config, build_data
 
     os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
     config = build_config("LLMSeqRec", dataset, None, settings)
@@ -131,7 +132,8 @@ def membership(dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
 
 def quality(dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Train on everybody and test."""
-    from recbole_llm.train import build_config, build_data, fit
+    from recbole_llm.fit import fit
+    from recbole_llm.train import build_config, build_data
 
     os.chdir(tempfile.mkdtemp())
     config = build_config("LLMSeqRec", dataset, None, settings)

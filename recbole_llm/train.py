@@ -5,14 +5,11 @@ two of its helpers unpickle whatever file bears the right name. Any RecBole mode
 comparison is one flag away. For LLMSeqRec the trained network is exported as an artifact.
 """
 
-import copy
 import logging
-import math
 import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +17,7 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.data.utils import create_samplers, get_dataloader
-from recbole.utils import ModelType, get_environment, get_model, get_trainer, init_logger, init_seed
-from torch import Tensor, nn
+from recbole.utils import ModelType, get_environment, get_model, init_logger, init_seed
 from torch.multiprocessing import get_context
 from torch.multiprocessing.spawn import spawn
 
@@ -29,9 +25,8 @@ from recbole_llm import MODELS
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact
+from recbole_llm.fit import fit, make_folder
 from recbole_llm.options import apply_defaults, sequential_columns
-from recbole_llm.transfer import start_transferred
-from recbole_llm.warm_start import start_warm
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +42,8 @@ class TrainResult:
     epochs: int
     """Epochs trained, the patience after the best one included."""
     best_epoch: int | None
-    """The epoch, from 1, whose weights were best on validation; None without a validation."""
+    """The epoch, from 1, whose weights were best on validation; 0 for those that a transfer started
+    from, None without a validation."""
     artifact: Path | None
     """The artifact's folder; None for RecBole's own models."""
     start: dict[str, Any] | None
@@ -130,7 +126,7 @@ def _train_process(
     if rank is not None:
         _share_work(config, rank, nproc)
     init_seed(config["seed"], config["reproducibility"])
-    _make_folder(Path("log") / config["model"])
+    make_folder(Path("log") / config["model"])
     init_logger(config)
     logging.getLogger().info(config)
     started = time.monotonic()
@@ -274,102 +270,6 @@ def _dataset_class(config: Config) -> type[Any]:
         }.get(config["MODEL_TYPE"], "Dataset")
     found: type[Any] = getattr(datasets, name)
     return found
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """A network with the weights that were best on validation, and how it came to them."""
-
-    network: nn.Module
-    trainer: Any
-    """RecBole's trainer around the network; it evaluates."""
-    valid_result: dict[str, float]
-    epochs: int
-    best_epoch: int | None
-    start: dict[str, Any] | None
-
-
-def fit(
-    config: Config,
-    train_data: Any,
-    valid_data: Any,
-    model_class: type[Any] | None = None,
-    trainer_class: type[Any] | None = None,
-    on_epoch: Callable[[int, float], None] | None = None,
-) -> Fitted:
-    """Build the network and train it to its best validation score.
-
-    Args:
-        train_data, valid_data: loaders from ``build_data``.
-        model_class, trainer_class: by default those RecBole takes for the model's name.
-        on_epoch: called after each validation with the epoch, from 0, and its score.
-    Raises:
-        ConfigError: only new events are to be learnt and the earlier weights do not fit.
-    """
-    init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
-    network = (model_class or get_model(config["model"]))(config, train_data._dataset)
-    network = network.to(config["device"])
-    logging.getLogger().info(network)
-    start = None
-    if config["model"] in MODELS and config["warm_start"]:
-        start = start_warm(network, train_data._dataset.item_tokens(), Path(config["warm_start"]))
-        if start["cold_because"] and train_data._dataset.train_since is not None:
-            raise ConfigError(
-                "train_since learns what is new on top of an earlier model, but the training starts "
-                f"cold: {start['cold_because']}. Leave train_since out to learn from all events"
-            )
-    if config["model"] in MODELS and config["transfer_from"]:
-        start = start_transferred(network, train_data._dataset, Path(config["transfer_from"]))
-    trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
-    _make_folder(Path(config["checkpoint_dir"]))
-    trainer = trainer_class(config, network)
-    best = _BestWeights(network, config["valid_metric_bigger"], on_epoch)
-    started = time.monotonic()
-    # recbole/model/sequential_recommender/sine.py turns anomaly detection on for every model.
-    with torch.autograd.set_detect_anomaly(False):
-        _, valid_result = trainer.fit(
-            train_data, valid_data, saved=False, show_progress=config["show_progress"],
-            callback_fn=best,
-        )  # fmt: skip
-    epochs = len(trainer.train_loss_dict)
-    _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
-    best.restore()
-    return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start)
-
-
-def _make_folder(path: Path) -> None:
-    """RecBole looks whether a folder is there and then makes it; of two processes one then fails."""
-    path.mkdir(parents=True, exist_ok=True)
-
-
-class _BestWeights:
-    """A callback for RecBole's ``fit``: keeps the weights that were best on validation in memory."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        bigger: bool,
-        on_epoch: Callable[[int, float], None] | None,
-    ) -> None:
-        self._model = model
-        self._on_epoch = on_epoch
-        self._sign = 1.0 if bigger else -1.0
-        self._best = -math.inf
-        self._weights: dict[str, Tensor] | None = None
-        self.epoch: int | None = None
-
-    def __call__(self, epoch: int, valid_score: float) -> None:
-        if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
-            self._best = self._sign * valid_score
-            self._weights = copy.deepcopy(self._model.state_dict())
-            self.epoch = epoch + 1
-        if self._on_epoch is not None:
-            self._on_epoch(epoch, valid_score)
-
-    def restore(self) -> None:
-        """Put the best weights back; with no validation, the last epoch's stay."""
-        if self._weights is not None:
-            self._model.load_state_dict(self._weights)
 
 
 def _share_work(config: Config, rank: int, nproc: int) -> None:

@@ -49,11 +49,12 @@ from benchmarks.incremental.timeline import Timeline
 from benchmarks.quality.store import locked
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.export import export_artifact
+from recbole_llm.fit import fit
 from recbole_llm.judge import Event
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring import Scorer, load_scorer
 from recbole_llm.sequences import IS_TRAINED
-from recbole_llm.train import build_config, build_data, fit
+from recbole_llm.train import build_config, build_data
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "incremental.json"

@@ -57,6 +57,7 @@ def run(
     new_item_biases: Sequence[float] = (),
     matrices: Sequence[str] = (),
     on_epoch: Callable[[int, float], None] | None = None,
+    training_users: set[str] | None = None,
 ) -> Outcome:
     """Train by early stopping on validation, then test the weights that were best there.
 
@@ -67,8 +68,10 @@ def run(
         new_item_biases: values at which LLMSeqRec ranks the test rows once more each.
         matrices: ways to store an item matrix, by which LLMSeqRec ranks the test rows once more each.
         on_epoch: called after each validation with the epoch, from 0, and its score.
+        training_users: whose events are trained on; by default everyone's.
     """
-    from recbole_llm.train import build_config, build_data, fit
+    from recbole_llm.fit import fit
+    from recbole_llm.train import build_config, build_data
 
     started = time.monotonic()
     given = {**PROTOCOL, **entry.settings, **settings, "seed": seed}
@@ -76,6 +79,8 @@ def run(
         given["data_path"] = data_path
     config = build_config(entry.model, dataset, entry.config_files, given)
     data, (train_data, valid_data, test_data) = build_data(config, entry.dataset_class())
+    if training_users is not None:
+        train_data = _training_rows_of(train_data, training_users)
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
     fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
@@ -113,9 +118,21 @@ def run(
 def _rows_of(loader: Any, users: set[str]) -> Any:
     """The same loader over the rows of some users."""
     data = loader._dataset
-    names = data.id2token(data.uid_field, data.inter_feat[data.uid_field])
-    is_kept = torch.tensor([name in users for name in names])
-    return type(loader)(loader.config, data.copy(data.inter_feat[is_kept]), loader._sampler)
+    some = _of_users(data, data.inter_feat, users)
+    return type(loader)(loader.config, data.copy(some), loader._sampler)
+
+
+def _training_rows_of(loader: Any, users: set[str]) -> Any:
+    """The same for training on whole sequences, whose counts of items are of those users too."""
+    data = loader._dataset
+    some = data.copy(_of_users(data, data.inter_feat, users))
+    some._split_rows = _of_users(data, data._split_rows, users)
+    return type(loader)(loader.config, some, loader._sampler, shuffle=True)
+
+
+def _of_users(data: Any, rows: Any, users: set[str]) -> Any:
+    names = data.id2token(data.uid_field, rows[data.uid_field])
+    return rows[torch.tensor([name in users for name in names])]
 
 
 @contextmanager
