@@ -9,6 +9,7 @@ from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.item_parts import PARTS
 from recbole_llm.scoring import load_artifact, write_artifact
 from recbole_llm.scoring.artifact import TRAINING_STATE
+from recbole_llm.scoring.item_neighbors import NEIGHBORS
 from recbole_llm.scoring.matrix import STORED
 
 _log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ _log = logging.getLogger(__name__)
 def compress_artifact(path: Path, stored: str, root: Path | None = None) -> Path:
     """Write an artifact anew with its item matrix stored in fewer bits.
 
-    What a later training can start from and what explanations need is copied as it is.
+    What a later training can start from, and what other sources and explanations need, is copied.
 
     Args:
         path: the artifact's folder; it stays.
@@ -41,7 +42,7 @@ def compress_artifact(path: Path, stored: str, root: Path | None = None) -> Path
     smaller = replace(artifact, stored=stored, metadata=metadata)
     target = write_artifact(smaller, path.parent if root is None else root)
     load_artifact(target)  # what cannot be read back must not be announced
-    for name in (TRAINING_STATE, *PARTS[::-1]):  # of the parts the index last
+    for name in (TRAINING_STATE, NEIGHBORS, *PARTS[::-1]):  # of the parts the index last
         if (path / name).is_file():
             staging = target / f".{name}"
             shutil.copyfile(path / name, staging)

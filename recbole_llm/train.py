@@ -24,9 +24,10 @@ from torch.multiprocessing.spawn import spawn
 from recbole_llm import MODELS
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
-from recbole_llm.export import export_artifact
+from recbole_llm.export import export_artifact, item_neighbors
 from recbole_llm.fit import fit, make_folder
 from recbole_llm.options import apply_defaults, sequential_columns
+from recbole_llm.scoring.item_neighbors import write_neighbors
 
 _log = logging.getLogger(__name__)
 
@@ -152,6 +153,7 @@ def _train_process(
     elif config["model"] in MODELS and config["local_rank"] == 0:
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
+        write_neighbors(item_neighbors(network, loaders[0]._dataset), artifact.name, artifact)
     return TrainResult(
         valid_result, dict(test_result or {}), fitted.epochs, fitted.best_epoch, artifact,
         fitted.start,

@@ -16,6 +16,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from recbole_llm.lists.catalogue import TRENDING
 from recbole_llm.warehouse import Warehouse, prune_attempts
 from spark_jobs.state import TABLES
 
@@ -68,7 +69,7 @@ def prune_states(warehouse: Warehouse, day: str, keep_days: int) -> None:
     for each in warehouse.features_manifests():
         if each < oldest.isoformat():
             for attempt in warehouse.features(each).iterdir():
-                for name in TABLES:
+                for name in (*TABLES, TRENDING):
                     _remove_whole(attempt / name)
 
 

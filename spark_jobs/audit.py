@@ -19,16 +19,17 @@ from pyspark.sql import SparkSession
 from pyspark.sql.pandas.types import from_arrow_schema
 
 from recbole_llm.lists.reasons import (
+    OF_SOURCES,
+    PERSONAL,
     REASON_MODEL,
-    REASON_POPULAR,
     REASON_REPEAT,
     REASON_UNCAPPED,
 )
 from spark_jobs.job import run_each
 from spark_jobs.schemas import RECOMMENDATIONS_ARROW
 
-_REASONS = [REASON_MODEL, REASON_POPULAR, REASON_UNCAPPED, REASON_REPEAT]
-_WITHIN_CAP = [_REASONS.index(REASON_MODEL), _REASONS.index(REASON_POPULAR)]
+_REASONS = [*OF_SOURCES, REASON_UNCAPPED, REASON_REPEAT]
+_WITHIN_CAP = [_REASONS.index(reason) for reason in OF_SOURCES]
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,11 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
     is_again[first] = False
     is_seen = np.isin(pair, _pairs(state["item_ids"], found))
     has_other_reason = reason != _REASONS.index(REASON_REPEAT)
-    is_model = reason == _REASONS.index(REASON_MODEL)
+    is_personal = np.isin(reason, [_REASONS.index(each) for each in PERSONAL])
     counts |= {
         "n_users": int((n_of > 0).sum()),
-        "n_fallback_users": int((n_of > 0).sum()) - users_of(is_model),
-        "n_filled_rows": int((~is_model).sum()),
+        "n_fallback_users": int((n_of > 0).sum()) - users_of(is_personal),
+        "n_filled_rows": int((~is_personal).sum()),
         "bad_absent_users": int((n_of == 0).sum()),
         "bad_rank_users": users_of(is_bad_rank),
         "bad_repeat_users": users_of(is_again),

@@ -11,6 +11,7 @@ import phonenumbers
 from recbole_llm.config_files import load_settings
 from recbole_llm.errors import ConfigError
 from recbole_llm.lists.meanings import MEANINGS
+from recbole_llm.lists.strategy import read_strategy
 from recbole_llm.retention import MOST_DAYS, check_retention
 from spark_jobs.bands import check_bands
 
@@ -53,6 +54,8 @@ class NightConfig:
     """By what share of its length a user's state moves away from the items they dislike."""
     category_damping: float
     """What the odds of an item are multiplied by, where the user damped its category."""
+    strategy: dict[str, Any]
+    """Where a list's items come from, see ``recbole_llm/lists/strategy.py``."""
     explain_ranks: int
     """First ranks of each list that say why; 0 for none."""
     carry_over: bool
@@ -93,7 +96,7 @@ class NightConfig:
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("feedback", dict), ("markets", list), ("phone_regions", list),
                                ("exclude_seen", bool), ("carry_over", bool),
-                               ("sinks", list), ("bands", dict), ("training", dict),
+                               ("sinks", list), ("bands", dict), ("training", dict), ("strategy", dict),
                                ("retention", dict), ("continuation", dict),
                                ("promotion", dict)):  # fmt: skip
             value = getattr(self, name)
@@ -119,6 +122,7 @@ class NightConfig:
                 f"category_damping must be in (0, 1], got {self.category_damping!r}; hide takes items "
                 "out altogether"
             )
+        read_strategy(self.strategy)
         check_bands(self.bands)
         check_retention(self.retention)
 

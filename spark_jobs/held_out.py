@@ -13,7 +13,7 @@ from typing import Any
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as f
 
-from recbole_llm.lists.reasons import REASON_MODEL
+from recbole_llm.lists.reasons import PERSONAL
 from spark_jobs.opinions import is_met
 
 
@@ -40,7 +40,7 @@ def collect_lists(table: DataFrame) -> DataFrame:
     """
     return table.groupBy("user_id").agg(
         f.sort_array(f.collect_list(f.struct("rank", "item_id")))["item_id"].alias("items"),
-        f.bool_and(f.col("reason") != REASON_MODEL).alias("is_fallback"),
+        f.bool_and(~f.col("reason").isin(*PERSONAL)).alias("is_fallback"),
     )
 
 

@@ -20,6 +20,8 @@ from pyspark.sql import functions as f
 
 from recbole_llm.blocks import read_blocks
 from recbole_llm.errors import DataError
+from recbole_llm.lists.catalogue import TRENDING
+from recbole_llm.lists.strategy import RECENT, read_strategy
 from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
@@ -42,6 +44,7 @@ from spark_jobs.state import (
     read_state,
     renew_state,
     summarise,
+    trending,
 )
 
 _log = logging.getLogger(__name__)
@@ -100,6 +103,10 @@ def prepare(job: Job) -> None:
     )
     for name, frame in after.tables().items():
         frame.write.parquet(str(attempt / name))
+    strategy = read_strategy(config.strategy)
+    if strategy.uses(RECENT):
+        written = spark.read.schema(schemas.SEQUENCES).parquet(str(attempt / "sequences"))
+        trending(written, day, strategy.recent_days).write.parquet(str(attempt / TRENDING))
     rejected = [
         frame.where(f.col("reason").isNotNull()).select(
             f.lit(day).alias("ds"),

@@ -163,7 +163,8 @@ def _ranker(task: RankingTask) -> Ranker:
     key = (task.artifact, task.output)
     if key not in _rankers:
         _rankers.clear()
-        _rankers[key] = Ranker(_scorer(task.artifact), task.catalogue.value, task.settings)
+        scorer, artifact = _scorer(task.artifact), Path(task.artifact)
+        _rankers[key] = Ranker(scorer, task.catalogue.value, task.settings, artifact)
     return _rankers[key]
 
 

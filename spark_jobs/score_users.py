@@ -19,7 +19,8 @@ from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError, RecboleLlmError
 from recbole_llm.lists.catalogue import Catalogue, available_items, read_catalogue
-from recbole_llm.lists.ranker import ListSettings
+from recbole_llm.lists.ranker import read_list_settings
+from recbole_llm.lists.strategy import RECENT, read_strategy
 from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
@@ -36,10 +37,12 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     """The newest run published for an earlier day that this one can carry over from.
 
     None where there is none, where the model or a setting is another, where a table or state was
-    deleted, or where an item can be recommended now that could not be then.
+    deleted, where an item can be recommended now that could not be then, or where lists have other
+    sources than the model, which change from day to day.
     """
     earlier = [run for day, run in job.warehouse.published_days().items() if day < job.day]
-    if not job.config.carry_over or not earlier:
+    is_model_alone = read_strategy(job.config.strategy).is_model_alone
+    if not job.config.carry_over or not earlier or not is_model_alone:
         return None
     run = earlier[-1]
     root = job.warehouse.root
@@ -78,6 +81,7 @@ def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) 
         "dislike_weight": config.dislike_weight,
         "category_damping": config.category_damping,
         "explain_ranks": config.explain_ranks,
+        "strategy": config.strategy,
         "markets": config.markets,
         "user_keys": user_keys,
     }
@@ -144,10 +148,11 @@ def score(job: Job) -> None:
                      artifact.model_version, data_cut, job.day)  # fmt: skip
 
     path = warehouse.root / features["path"]
-    base = find_run_to_carry(job, artifact, features)
-    catalogue = read_catalogue(path, config.markets)
-    _check_choice(catalogue, artifact, config.k, job.day)
     settings = run_settings(artifact, config, features["user_keys"])
+    lists = read_list_settings(settings)
+    base = find_run_to_carry(job, artifact, features)
+    catalogue = read_catalogue(path, config.markets, lists.strategy.uses(RECENT))
+    _check_choice(catalogue, artifact, config.k, job.day)
     run_id = make_run_id(job.day, features["fingerprint"], settings)
     attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
     attempt.mkdir(parents=True)
@@ -159,14 +164,7 @@ def score(job: Job) -> None:
         run_id=run_id,
         model_version=artifact.model_version,
         k=config.k,
-        settings=ListSettings(
-            exclude_seen=config.exclude_seen,
-            max_per_category=config.max_per_category,
-            dislike_weight=config.dislike_weight,
-            category_damping=config.category_damping,
-            explain_ranks=config.explain_ranks,
-            default_market=config.markets[0] if config.markets else "",
-        ),
+        settings=lists,
         users_per_batch=config.users_per_batch,
         # The instant the table describes, the end of its day: a rerun gives the same rows.
         generated_at=datetime.datetime(day.year, day.month, day.day, tzinfo=datetime.UTC)

@@ -104,6 +104,26 @@ def merge_items(
     return merged.select(schemas.ITEMS.fieldNames())
 
 
+def trending(sequences: DataFrame, day: datetime.date, days: int) -> DataFrame:
+    """How often each item was met in the last days: ``item_id``, ``n_events``.
+
+    Args:
+        sequences: schema ``SEQUENCES``, as of the day.
+        day: the last one, in UTC.
+        days: how many count.
+    """
+    first = day - datetime.timedelta(days=days - 1)
+    since = int(
+        datetime.datetime(first.year, first.month, first.day, tzinfo=datetime.UTC).timestamp()
+    )
+    events = f.explode(f.arrays_zip("item_ids", "timestamps")).alias("event")
+    recent = sequences.select(events).where(f.col("event.timestamps") >= since)
+    counts = recent.groupBy(f.col("event.item_ids").alias("item_id")).agg(
+        f.count("*").alias("n_events")
+    )
+    return counts.coalesce(1).sortWithinPartitions("item_id")
+
+
 def find_arrivals(events: DataFrame, recent: DataFrame, first_ds: datetime.date) -> DataFrame:
     """Each event that arrived, once.
 

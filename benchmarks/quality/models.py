@@ -21,7 +21,7 @@ class Entry:
     grid: tuple[dict[str, Any], ...] = ({},)
     """Settings tried with the first seed; the best on validation is kept for all seeds."""
     network: str | None = None
-    """A class of ``baselines``; None for the model that RecBole finds by name."""
+    """A class of ``baselines`` or ``strategies``; None for the model that RecBole finds by name."""
     dataset: str | None = None
     """The data set's class, likewise; a network of ``baselines`` takes whole sequences."""
     config: str | None = None
@@ -34,16 +34,19 @@ class Entry:
 
     def network_class(self) -> type[Any] | None:
         """The class to train; None for RecBole's look-up."""
-        from benchmarks.quality import baselines
-
-        return None if self.network is None else getattr(baselines, self.network)
+        return None if self.network is None else _class(self.network)
 
     def dataset_class(self) -> type[Any] | None:
         """The class that holds the rows; None for RecBole's look-up."""
-        from benchmarks.quality import baselines
-
         name = self.dataset or (self.network and "WholeSequenceDataset")
-        return None if name is None else getattr(baselines, name)
+        return None if name is None else _class(name)
+
+
+def _class(name: str) -> type[Any]:
+    from benchmarks.quality import baselines, strategies
+
+    found: type[Any] = getattr(baselines, name, None) or getattr(strategies, name)
+    return found
 
 
 _TRAINING = {
@@ -59,6 +62,9 @@ _GRU_GRID = tuple(
 MODELS: dict[str, Entry] = {
     "pop": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Popular"),
     "markov": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Markov"),
+    "recent": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Recent"),
+    "collaborative": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Collaborative"),
+    "content": Entry("LLMSeqRec", {"epochs": 1}, network="Content", dataset="LLMSeqRecDataset"),
     "sasrec": Entry("SASRec", _TRAINING, _GRID, "WholeSASRec"),
     "gru4rec": Entry("GRU4Rec", _TRAINING, _GRU_GRID, "WholeGRU4Rec"),
     "bert4rec": Entry(
@@ -68,6 +74,7 @@ MODELS: dict[str, Entry] = {
     "unisrec": Entry("LLMSeqRec", config="UniSRec"),
     "linear": Entry("LinearSeqRec"),
     "llmseqrec": Entry("LLMSeqRec"),
+    "blend": Entry("LLMSeqRec", network="Blend", dataset="LLMSeqRecDataset"),
     "llmseqrec-id": Entry("LLMSeqRec", {"item_repr": "id"}),
     "llmseqrec-tfidf": Entry("LLMSeqRec", {"encoder": "tfidf"}),
     "llmseqrec-minilm": Entry("LLMSeqRec", {"encoder": "minilm"}),

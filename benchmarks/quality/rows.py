@@ -75,6 +75,8 @@ def keep(model: str, dataset: str, seed: int, outcome: Outcome, about: dict[str,
         "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),
         "parameters": outcome.parameters, **about,
     }  # fmt: skip
+    if outcome.blend is not None:
+        row["blend"] = json.dumps(outcome.blend)
     _log.info("%s", "  ".join(f"{key} {row[key]}" for key in list(row)[:12]))
     file = _file(model)
     if file == store.QUALITY:

@@ -45,6 +45,8 @@ class Outcome:
     parameters: int
     test_by_matrix: dict[str, dict[str, float]] = field(default_factory=dict)
     """``test`` as it would be of an artifact that stores its item matrix otherwise."""
+    blend: dict[str, Any] | None = None
+    """Sources, weights and fusion, where several sources were blended."""
 
 
 def run(
@@ -84,6 +86,10 @@ def run(
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
     fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
+    valid, blend = fitted.valid_result, None
+    if choose := getattr(fitted.network, "choose_blend", None):
+        blend = choose(valid_data)
+        valid = dict(fitted.trainer.evaluate(valid_data, load_best_model=False))
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
     test = fitted.trainer.evaluate(test_data, load_best_model=False)
@@ -101,7 +107,7 @@ def run(
     _mask_history(fitted.network)
     masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
     return Outcome(
-        valid=fitted.valid_result,
+        valid=valid,
         test=dict(test),
         masked_test=dict(masked_test),
         ranks=ranks,
@@ -112,6 +118,7 @@ def run(
         seconds=time.monotonic() - started,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
         test_by_matrix=test_by_matrix,
+        blend=blend,
     )
 
 

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from recbole_llm.errors import DataError
 from recbole_llm.lists.reasons import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
 
+TRENDING = "trending"
+"""The features' table of what was met in the last days: ``item_id``, ``n_events``."""
 _LOOKED_INTO = 50
 """Times K popular items that a list is filled up from before all of the catalogue is looked at."""
 
@@ -36,6 +38,8 @@ class Catalogue:
     """Of each market the positions of items that may not be recommended there."""
     category_names: list[str]
     """By the categories' numbers."""
+    recent_shares: NDArray[np.float64] | None = None
+    """(items,) of the last days' events; None where no list asks for them."""
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -57,13 +61,16 @@ def available_items(features: Path) -> pa.Table:
     return pq.read_table(features / "items", columns=columns, filters=pc.field("available"))
 
 
-def read_catalogue(features: Path, markets: list[str]) -> Catalogue:
+def read_catalogue(features: Path, markets: list[str], with_recent: bool = False) -> Catalogue:
     """Take the day's available items to the driver.
 
     Args:
         features: a finished attempt.
         markets: accepted markets; where there are none, every item may be recommended to everybody,
             who are of the market ``""``.
+        with_recent: read what was met in the last days too.
+    Raises:
+        DataError: that was not counted when the features were made.
     """
     order = [("n_events", "descending"), ("item_id", "ascending")]
     items = available_items(features).sort_by(order).combine_chunks()
@@ -85,7 +92,21 @@ def read_catalogue(features: Path, markets: list[str]) -> Catalogue:
         codes.to_numpy().astype(np.int64),
         elsewhere,
         coded.dictionary.to_pylist(),
+        _recent_shares(features, items["item_id"]) if with_recent else None,
     )
+
+
+def _recent_shares(features: Path, items: pa.Array) -> NDArray[np.float64]:
+    if not (features / TRENDING).is_dir():
+        raise DataError(
+            f"{features} has no {TRENDING}: its features were made for lists without the source "
+            "recent; prepare the day again"
+        )
+    recent = pq.read_table(features / TRENDING).combine_chunks()
+    places = pc.index_in(items, value_set=recent["item_id"])
+    counts = pc.fill_null(recent["n_events"].take(places), 0).to_numpy(zero_copy_only=False)
+    shares: NDArray[np.float64] = counts / max(counts.sum(), 1)
+    return shares
 
 
 class Popular:

@@ -3,8 +3,10 @@
 What a Spark worker writes into the table and what a service answers is the same.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,14 +14,18 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from recbole_llm.errors import ArtifactError
 from recbole_llm.lists.catalogue import Catalogue, Popular
-from recbole_llm.lists.reasons import REASON_MODEL
+from recbole_llm.lists.sources import Readers, Sources
+from recbole_llm.lists.strategy import SOURCES, Strategy, read_strategy
 from recbole_llm.scoring import Feedback, Pairs, Rules, Scorer, why
+from recbole_llm.scoring.item_neighbors import KINDS, ItemNeighbors, read_neighbors
 
 OF_USERS = [
     "user_id", "item_ids", "blocked_ids", "disliked_ids", "unread_ids", "damped_categories", "market"
 ]  # fmt: skip
 """Columns of the users that are ranked, those of the state's sequences."""
+_REASONS = pa.array(SOURCES, pa.string())
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,24 @@ class ListSettings:
     explain_ranks: int = 0
     default_market: str = ""
     """Of users whose events name none; empty where there is one market only."""
+    strategy: Strategy = field(default_factory=Strategy)
+
+
+def read_list_settings(run: Mapping[str, Any]) -> ListSettings:
+    """What a run's ``settings`` say of its lists; of an older version, as that version ranked."""
+    markets = run.get("markets", [])
+    names = (
+        "exclude_seen",
+        "max_per_category",
+        "dislike_weight",
+        "category_damping",
+        "explain_ranks",
+    )
+    return ListSettings(
+        **{name: run[name] for name in names if name in run},
+        default_market=markets[0] if markets else "",
+        strategy=read_strategy(run["strategy"]) if "strategy" in run else Strategy(),
+    )
 
 
 @dataclass(frozen=True)
@@ -56,15 +80,23 @@ class Ranker:
         scorer: the model.
         catalogue: what may be recommended.
         settings: what holds for all lists.
+        artifact: the model's folder, where the strategy has sources that lie beside it.
+    Raises:
+        ArtifactError: the strategy has a source that does not.
     """
 
-    def __init__(self, scorer: Scorer, catalogue: Catalogue, settings: ListSettings) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        catalogue: Catalogue,
+        settings: ListSettings,
+        artifact: Path | None = None,
+    ) -> None:
         self.scorer = scorer
         self.known = pa.array(scorer.artifact.item_ids, pa.string())
-        artifact = scorer.artifact
-        self.names = [
-            title or item for title, item in zip(artifact.titles, artifact.item_ids, strict=True)
-        ]
+        self._items = pa.array(catalogue.items, pa.string())
+        told = scorer.artifact
+        self.names = [title or item for title, item in zip(told.titles, told.item_ids, strict=True)]
         self.catalogue = catalogue
         self._settings = settings
         self._among = scorer.among(catalogue.items)
@@ -74,6 +106,10 @@ class Ranker:
         self._categories[0] = -1
         self._rules: dict[str, Rules] = {}
         self._popular: dict[str, Popular] = {}
+        self._sources: Sources | None = None
+        if not settings.strategy.is_model_alone:
+            neighbors = _neighbors(settings.strategy, scorer, artifact)
+            self._sources = Sources(scorer, catalogue, self._rows, neighbors)
 
     def _rules_of(self, market: str) -> Rules:
         """What may stand in the lists of a market's users."""
@@ -163,16 +199,28 @@ class Ranker:
         )
         read = met.values[is_read]
         lengths = np.bincount(met.owners[is_read], minlength=len(users))
-        ranked, scores = self.scorer.rank(read, lengths, k, self._rules_of(market), feedback)
+        if self._sources is None:
+            ranked, scores = self.scorer.rank(read, lengths, k, self._rules_of(market), feedback)
+            sources = np.zeros_like(ranked)
+            items = self.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
+            is_there = ranked > 0
+        else:
+            readers = Readers(read, lengths, feedback, self._out(users))
+            n_met = pc.list_value_length(users["item_ids"]).to_numpy()
+            places, scores, sources = self._sources.lists(
+                readers, n_met, k, market, self._rules_of(market), self._settings.strategy
+            )
+            items = self._items.take(pa.array(np.maximum(places.reshape(-1), 0)))
+            is_there = places >= 0
+            ranked = np.where(is_there & (sources == 0), self._rows[places], 0)
         told = self._told(read, lengths, ranked)
-        items = self.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
-        reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(len(items), int)))
-        if len(short := np.flatnonzero(ranked[:, -1] == 0)):
+        reasons = _REASONS.take(pa.array(sources.reshape(-1)))
+        if len(short := np.flatnonzero(~is_there[:, -1])):
             filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
-            why_there = np.full(filled.shape, REASON_MODEL, dtype=object)
+            why_there = np.array(reasons.to_pylist(), dtype=object).reshape(-1, k)
             popular = self._popular_in(market)
             for user, of_user in zip(short.tolist(), users.take(short).to_pylist(), strict=True):
-                n = int((ranked[user] > 0).sum())
+                n = int(is_there[user].sum())
                 more = popular.fill(of_user, filled[user, :n].tolist(), k)
                 filled[user, n:] = [item for item, _, _ in more]
                 why_there[user, n:] = [reason for _, _, reason in more]
@@ -182,6 +230,14 @@ class Ranker:
             items, reasons = pa.array(filled.reshape(-1)), pa.array(why_there.reshape(-1))
         n_unknown = len(users["item_ids"].flatten()) - len(met.values)
         return Lists(items, pa.array(scores.reshape(-1)), reasons, told), n_unknown
+
+    def _out(self, users: pa.RecordBatch) -> Pairs:
+        """Places of the catalogue that single users do not get."""
+        lists = [users["blocked_ids"]] + [users["item_ids"]] * self._settings.exclude_seen
+        places = self.catalogue.positions
+        found = [_numbered(each, lambda item: places.get(item, -1) + 1) for each in lists]
+        both = found[0].with_(found[1]) if len(found) > 1 else found[0]
+        return Pairs(both.owners, both.values - 1)
 
     def _told(
         self, rows: NDArray[np.int64], lengths: NDArray[np.int64], ranked: NDArray[np.int64]
@@ -196,6 +252,23 @@ class Ranker:
                 for of_user in found.sentences(self.names)
             ]
         return pa.array(said.reshape(-1), pa.string())
+
+
+def _neighbors(
+    strategy: Strategy, scorer: Scorer, artifact: Path | None
+) -> dict[str, ItemNeighbors]:
+    """What the strategy's sources need beside the model."""
+    wanted = [kind for kind in KINDS if strategy.uses(kind)]
+    if not wanted:
+        return {}
+    assert artifact is not None, "the model's folder is known wherever a strategy may be set"
+    found = read_neighbors(artifact, scorer.artifact)
+    if missing := [kind for kind in wanted if kind not in found]:
+        raise ArtifactError(
+            f"artifact {artifact} has no neighbors of the sources {missing}: it was trained without "
+            "texts, or in private; take other sources"
+        )
+    return found
 
 
 def rows_from(starts: NDArray[np.int64], k: int) -> pa.Array:

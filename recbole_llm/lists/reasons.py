@@ -1,10 +1,16 @@
 """Why an item stands in a list, as the table's column ``reason`` names it.
 
-A list may begin with the model's items and be filled up with the others.
+The sources of a list, of which the one is named that gave most; and what fills a list up where they
+have too little.
 """
 
-REASON_MODEL = "model"
-REASON_POPULAR = "popular"
+from recbole_llm.lists.strategy import COLLABORATIVE, CONTENT, MODEL, POPULAR, RECENT
+
+REASON_MODEL = MODEL
+REASON_POPULAR = POPULAR
+PERSONAL = (MODEL, CONTENT, COLLABORATIVE)
+"""Reasons that look at what the user met."""
+OF_SOURCES = (*PERSONAL, RECENT, POPULAR)
 REASON_UNCAPPED = "uncapped"
 """Popular, of a category that has its share already."""
 REASON_REPEAT = "repeat"

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError, NotFoundError
 from recbole_llm.lists.catalogue import Catalogue, read_catalogue
-from recbole_llm.lists.ranker import ListSettings, Ranker
+from recbole_llm.lists.ranker import ListSettings, Ranker, read_list_settings
+from recbole_llm.lists.strategy import RECENT
 from recbole_llm.lists.users import Event, User
 from recbole_llm.query import name_in_table
 from recbole_llm.scoring import load_scorer
@@ -132,16 +133,12 @@ class Source:
         else:
             features = self._warehouse.state_of(run)
             settings = run.get("settings", {})
-            markets = settings.get("markets", [])
-            rules = ListSettings(
-                exclude_seen=settings.get("exclude_seen", True),
-                max_per_category=settings.get("max_per_category", 0),
-                dislike_weight=settings.get("dislike_weight", 0.0),
-                category_damping=settings.get("category_damping", 1.0),
-                default_market=markets[0] if markets else "",
+            rules = replace(read_list_settings(settings), explain_ranks=0)
+            catalogue = read_catalogue(
+                features, settings.get("markets", []), rules.strategy.uses(RECENT)
             )
             snapshot = Snapshot(
-                path, Ranker(scorer, read_catalogue(features, markets), rules),
+                path, Ranker(scorer, catalogue, rules, path),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
                 _files(features / "sequences", _IN_SEQUENCES),
                 _files(features / "opinions", _IN_OPINIONS), self._warehouse,

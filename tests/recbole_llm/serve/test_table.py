@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from pyspark.sql import SparkSession
 
 from recbole_llm.pseudonyms import KEYS_FILE, add_user_key, is_pseudonym
 from recbole_llm.query import lookup
+from recbole_llm.scoring.item_neighbors import (
+    COLLABORATIVE,
+    CONTENT,
+    ItemNeighbors,
+    write_neighbors,
+)
 from recbole_llm.serve.app import create_app
 from recbole_llm.serve.guards import ApiKeys
 from recbole_llm.serve.service import Service
@@ -121,3 +128,39 @@ def test_the_service_and_the_nights(client: TestClient, nights: Any, small_wareh
         "/recommend", json={"user_id": "u3", "k": K, "with_history": True}
     ).json()["history"]  # fmt: skip
     assert [item["item_id"] for item in told] == ["i0", "i6", "i5", "i3"]
+
+
+def test_blended_lists_are_the_same_in_table_and_service(
+    nights: Any, small_warehouse: Path
+) -> None:
+    """Two days, so that a list that stood would show; all sources, and others for newcomers."""
+    artifact = Warehouse(small_warehouse).champion_artifact()
+    rows = np.arange(20)
+    near = {
+        CONTENT: ItemNeighbors(np.stack([(rows + 1) % 20, (rows + 7) % 20], 1), np.ones((20, 2))),
+        COLLABORATIVE: ItemNeighbors(((rows + 2) % 20)[:, None], np.ones((20, 1))),
+    }
+    write_neighbors(near, artifact.name, artifact)
+    strategy = {
+        "sources": {"model": 1, "content": 1, "collaborative": 1}, "fusion": "score",
+        "short_histories": [{"below": 3, "sources": {"recent": 2, "popular": 1}}],
+        "recent_days": 1,
+    }  # fmt: skip
+    rules = {**RULES, "carry_over": True, "strategy": strategy}
+    nights("2024-05-01", **rules)
+    today = {"u1": [("view", "i9")], "new": [("view", "i18"), ("view", "i17")]}
+    write_events(Warehouse(small_warehouse).raw_events, "2024-05-02", _rows(1, today))
+    warehouse = nights("2024-05-02", **rules)
+    service = Service(Source(warehouse, None), ServeSettings(), warehouse)
+    with TestClient(create_app(service, ApiKeys([]))) as client:
+        tables = {}
+        for user in ("u0", "u1", "u2", "new"):
+            table = client.get(f"/recommendations/{user}", params={"k": K}).json()
+            now = client.post("/recommend", json={"user_id": user, "k": K}).json()
+            assert [row[::2] for row in _list(now)] == [row[::2] for row in _list(table)]
+            tables[user] = _list(table)
+    assert {reason for _, _, reason in tables["u0"]} >= {"content", "collaborative"}
+    # Of the day only i9, i17 and i18 are recent, and newcomers met two of these.
+    assert tables["new"][0][::2] == ("i9", "recent")
+    assert {reason for _, _, reason in tables["new"][1:]} == {"popular"}
+    assert warehouse.scored_manifest("2024-05-02")["n_carried_users"] == 0
