@@ -19,6 +19,15 @@ def read_results(path: Path, empty: Any) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else empty
 
 
+def splice_table(path: Path, name: str, table: str) -> None:
+    """Put a table between the two comments that mark its place."""
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
+    before, _, rest = path.read_text(encoding="utf-8").partition(start)
+    _, found, after = rest.partition(end)
+    assert found, f"{path} has no place for the table {name}"
+    path.write_text(before + start + table + end + after, encoding="utf-8")
+
+
 def describe_run() -> dict[str, Any]:
     """Command, commit, versions and machine. Call it before anything shortens ``sys.argv``."""
 

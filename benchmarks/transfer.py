@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.about import RESULTS, describe_run, read_results
+from benchmarks.about import DOCS, RESULTS, describe_run, read_results, splice_table
 from benchmarks.fresh_process import in_fresh_process
 from benchmarks.quality import store
 from recbole_llm.feed import recbole_example
@@ -79,6 +79,7 @@ def main() -> None:
             sys.stdout.write(json.dumps({**key, **found}) + "\n")
             sys.stdout.flush()
             _add({**key, **found, **about})
+    splice_table(DOCS / "transfer.md", "transfer", _table(_read()["pairs"]))
     sys.stdout.write(json.dumps(_read()["pairs"], indent=2) + f"\nwritten to {_PATH.name}\n")
 
 
@@ -206,6 +207,19 @@ def _compared(source: str, target: str, rows: list[Row]) -> Row:
                 each = [ours[seed] / scratch[seed] for seed in both]
                 found[f"{name}_error"] = round(stdev(each) / len(each) ** 0.5, 4)
     return found
+
+
+def _table(pairs: list[Row]) -> str:
+    names = [*_SHARES.values()][1:]
+    titles = ["Untrained / pop", *(f"{name.replace('_', ' ')} / scratch" for name in names)]
+    lines = [f"| From | To | {' | '.join(titles)} |", "|---" * (len(titles) + 2) + "|"]
+    for pair in pairs:
+        cells = [pair["source"], pair["target"], f"{pair.get('zero_shot_over_pop', '')}"]
+        for name in names:
+            ratio, error = pair.get(f"{name}_over_scratch", ""), pair.get(f"{name}_error")
+            cells.append(f"{ratio}" if error is None else f"{ratio} ± {error}")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import mean, stdev
 
-from benchmarks.about import DOCS
+from benchmarks.about import DOCS, splice_table
 from benchmarks.quality import store
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import TOP
@@ -40,8 +40,8 @@ def write_ablation() -> None:
     losses = _losses(f"ndcg@{TOP}")
     on_validation = _losses(f"valid_ndcg@{TOP}")
     encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
-    _splice(DOCS / "model.md", "ablation", _table(losses))
-    _splice(DOCS / "model.md", "encoders", _table(encoders))
+    splice_table(DOCS / "model.md", "ablation", _table(losses))
+    splice_table(DOCS / "model.md", "encoders", _table(encoders))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
@@ -106,12 +106,3 @@ def _table(losses: Losses) -> str:
 
 def _cell(loss: float, error: float) -> str:
     return f"{loss:.3f} ± {error:.3f}" if error else f"{loss:.3f}"
-
-
-def _splice(path: Path, name: str, table: str) -> None:
-    """Put a table between the two comments that mark its place."""
-    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    before, _, rest = path.read_text(encoding="utf-8").partition(start)
-    _, found, after = rest.partition(end)
-    assert found, f"{path} has no place for the table {name}"
-    path.write_text(before + start + table + end + after, encoding="utf-8")

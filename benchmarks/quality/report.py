@@ -1,5 +1,6 @@
 """Tables and a plot from the results: means, spreads, and ratios with intervals over users."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
@@ -53,6 +54,12 @@ _log = logging.getLogger("benchmarks.quality")
 
 Table = dict[str, dict[str, list[store.Row]]]
 """Rows by data set and model."""
+_PARTS = (OURS, "content", "collaborative", "recent", "pop")
+_BLENDS = """\
+The sources of [strategies.md](strategies.md), and what was chosen of them on the validation rows, against
+the part that is best there; on the test rows, with the 95% interval over users. A lower end below 1 says
+that the blend may be worse.
+"""
 
 
 def write_report() -> None:
@@ -70,7 +77,7 @@ def write_report() -> None:
         ),
         _ratio_table(table, "The same with history masked", _MASKED, "masked_ranks"),
     ]
-    parts.append(_BUDGET)
+    parts += [_blend_table(table), _BUDGET]
     parts += [_dataset_table(name, models) for name, models in table.items()]
     (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
     _plot(table)
@@ -103,6 +110,32 @@ def _ratio_table(table: Table, title: str, explanation: str, ranks: str) -> str:
             cells += [f"{label}{gains[name].mean():.4f}", _ratio(gains[OURS], gains[name])]
         lines.append(_line(cells))
     return "\n".join([*lines, ""])
+
+
+def _blend_table(table: Table) -> str:
+    lines = [
+        "## Blends against their best parts", "", *_BLENDS.splitlines(), "",
+        *_head("Data set", "Blend, by seed", "NDCG@10", "Best part", "Its NDCG@10", "Blend / it"),
+    ]  # fmt: skip
+    for dataset, models in table.items():
+        parts = [name for name in _PARTS if name in models]
+        if "blend" not in models or OURS not in parts:
+            continue
+        best = max(parts, key=lambda name: _mean(models[name], f"valid_ndcg@{TOP}"))
+        told = "; ".join(_recipe(row) for row in models["blend"])
+        ours, theirs = (
+            _user_gains(dataset, name, models[name], "ranks") for name in ("blend", best)
+        )
+        cells = [dataset, told, f"{ours.mean():.4f}", best, f"{theirs.mean():.4f}"]
+        lines.append(_line([*cells, _ratio(ours, theirs)]))
+    return "\n".join([*lines, ""])
+
+
+def _recipe(row: store.Row) -> str:
+    """What a row's blend is made of, in words."""
+    blend = json.loads(row["blend"])
+    sources = " + ".join(f"{weight:g} {name}" for name, weight in blend["sources"].items())
+    return f"{sources} by {blend['fusion']}"
 
 
 def _ratio(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> str:
