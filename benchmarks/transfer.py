@@ -7,7 +7,8 @@ A source is trained once, by the default configuration, to an artifact. Of the t
 share is trained on, 0, 1%, 10% or all of them, and their validation rows say when to stop; everybody's
 test rows are ranked, in RecBole's protocol, whatever the share. **transfer** starts from the artifact,
 by the items' texts alone; **scratch** from random weights. The share 0 trains nothing: what users met
-is read and their targets are ranked. **pop** is the popularity of the items with all users.
+is read and their targets are ranked. **pop** is the popularity of the items with all users. Scratch and
+pop with all users are rows of ``benchmarks.quality``, and are run where that has none.
 
 Rows are kept as they come, with the seed that draws users and weights; means over seeds, and each
 ratio with the standard error of its mean over seeds. Where transfer hurts, a ratio is below 1.
@@ -75,10 +76,11 @@ def main() -> None:
             artifact = None
             if key["start"] == _TRANSFER:
                 artifact = _source(source, data_path, folder)
-            found = in_fresh_process(_measure, {**key, "artifact": artifact}, data_path)
+            about_it = {**key, "artifact": artifact, "about": about}
+            found = in_fresh_process(_measure, about_it, data_path)
             sys.stdout.write(json.dumps({**key, **found}) + "\n")
             sys.stdout.flush()
-            _add({**key, **found, **about})
+            _add({**key, **about, **found})
     splice_table(DOCS / "transfer.md", "transfer", _table(_read()["pairs"]))
     sys.stdout.write(json.dumps(_read()["pairs"], indent=2) + f"\nwritten to {_PATH.name}\n")
 
@@ -128,18 +130,24 @@ def _data(dataset: str, data_path: Path) -> Row:
 
 def _measure(key: Row, data_path: Path) -> Row:
     from benchmarks.quality.models import MODELS
+    from benchmarks.quality.rows import fill
     from benchmarks.quality.run import run
 
     target, share, seed = key["target"], key["share"], key["seed"]
-    entry = MODELS["pop" if key["start"] == _POP else "llmseqrec"]
+    model = "pop" if key["start"] == _POP else "llmseqrec"
+    path = _data(target, data_path).get("data_path")
+    if share == 1 and key["start"] != _TRANSFER:
+        row = fill(model, target, path, seed, key["about"])
+        names = (*_METRICS, "valid_ndcg@10", "epochs", "seconds", "command", "commit", "machine")
+        return {name: row[name] for name in names}
     settings: Row = {} if share else {"epochs": 0}
     if key["artifact"]:
         settings["transfer_from"] = key["artifact"]
     some = None if share in (0, 1) else draw_users(_users(target, data_path), share, seed)
-    path = _data(target, data_path).get("data_path")
-    outcome = run(entry, target, path, seed, settings, training_users=some, stopping_users=some)
+    outcome = run(
+        MODELS[model], target, path, seed, settings, training_users=some, stopping_users=some
+    )
     return {
-        "n_training_users": len(some or ()) or (len(outcome.users) if share else 0),
         **{name: outcome.test[name] for name in _METRICS},
         "valid_ndcg@10": outcome.valid.get("ndcg@10"),
         "epochs": outcome.epochs, "seconds": round(outcome.seconds, 1),

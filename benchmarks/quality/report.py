@@ -56,9 +56,9 @@ Table = dict[str, dict[str, list[store.Row]]]
 """Rows by data set and model."""
 _PARTS = (OURS, "content", "collaborative", "recent", "pop")
 _BLENDS = """\
-The sources of [strategies.md](strategies.md), and what was chosen of them on the validation rows, against
-the part that is best there; on the test rows, with the 95% interval over users. A lower end below 1 says
-that the blend may be worse.
+The sources of [strategies.md](strategies.md), and what was chosen of them on the validation rows,
+against the part that is best there; on the test rows, with the 95% interval over users. A lower end
+below 1 says that the blend may be worse.
 """
 
 
