@@ -33,7 +33,8 @@ with DAG(
 
 Starts when `nightly_features` has finished a day; the partition key is that day.
 
-- `ensure_champion` trains a model where none exists yet, and otherwise returns at once.
+- `ensure_champion` trains a model where none exists yet, and otherwise lets the one that is there read
+  the texts of the day's new items, so that they are ranked on their first day.
 - `score_users` ranks items for every user.
 - `publish` audits the written table and only then points readers to it. A failed audit ends the
   task without a retry, and the table that was published before stands.
@@ -53,7 +54,8 @@ for good.
             more="--if-none",
             doc_md="""\
 Trains the first model on the day's features. Where `artifacts/champion.json` names a model, it checks
-that the model can be read, and returns.
+that the model can be read, and reads the day's new items: a copy of the model that knows them ranks the
+day, and `features/ds=<day>/model.json` names it.
 """,
         )
         >> spark_job(

@@ -147,7 +147,10 @@ def _local_airflow(args: argparse.Namespace, scheduled: bool) -> "LocalAirflow":
 
 
 def _train(args: argparse.Namespace) -> None:
-    """Train on a day's features: the first champion, or a challenger that meets it."""
+    """Train on a day's features: the first champion, or a challenger that meets it.
+
+    With ``--if-none`` a champion that is there stays, and reads the day's new items.
+    """
     from recbole_llm.champion import train_champion
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
@@ -157,6 +160,10 @@ def _train(args: argparse.Namespace) -> None:
     os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
     sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
     train_champion(args.warehouse, config, day, args.if_none, args.cold)
+    if args.if_none:
+        from recbole_llm.extend import extend_champion
+
+        extend_champion(args.warehouse, day)
 
 
 def _lookup(args: argparse.Namespace) -> None:

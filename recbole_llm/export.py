@@ -11,24 +11,20 @@ from recbole.config import Config
 from torch import Tensor
 
 from recbole_llm.dataset import LLMSeqRecDataset
+from recbole_llm.item_links import content_neighbors, following_items
 from recbole_llm.item_parts import ItemParts, TextPart, word_vectors, write_parts
+from recbole_llm.item_text import TITLE_FIELDS
 from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
-from recbole_llm.neighbors import text_neighbors
 from recbole_llm.options import options_as_dict
 from recbole_llm.scoring import Artifact, load_artifact, write_artifact
 from recbole_llm.scoring.artifact import ADAPTER
 from recbole_llm.scoring.item_neighbors import COLLABORATIVE, CONTENT, ItemNeighbors
-from recbole_llm.sequences import WholeSequenceDataset
-from recbole_llm.sequential_rules import sequential_rules
 from recbole_llm.text_maps import TextMap
 from recbole_llm.warm_start import write_training_state
 
 _log = logging.getLogger(__name__)
-_NEIGHBORS = 50
-"""Kept of an item."""
 _LIBRARIES = ("recbole", "torch", "transformers", "sentence-transformers", "numpy")
-_TITLE_FIELDS = ("title", "movie_title", "item_name", "name")
 
 
 @torch.no_grad()
@@ -85,7 +81,7 @@ def _titles(dataset: LLMSeqRecDataset, tokens: list[str]) -> list[str]:
     table: Any = dataset.item_table
     if table is None or not len(table.columns):
         return [""] * len(tokens)
-    column = next((name for name in _TITLE_FIELDS if name in table.columns), table.columns[0])
+    column = next((name for name in TITLE_FIELDS if name in table.columns), table.columns[0])
     titles = dict(zip(table.index, table[column], strict=True))
     return [titles.get(token, "") for token in tokens]
 
@@ -100,24 +96,10 @@ def item_neighbors(model: LLMSeqRec, dataset: LLMSeqRecDataset) -> dict[str, Ite
     """
     found, vectors = {}, model.catalogue.text_vectors
     if vectors is not None:
-        found[CONTENT] = by_content(vectors)
+        found[CONTENT] = content_neighbors(vectors)
     if model.options.privacy is None:
-        found[COLLABORATIVE] = by_rules(dataset)
+        found[COLLABORATIVE] = following_items(dataset.training_sequences(), dataset.item_num)
     return found
-
-
-def by_content(vectors: Tensor) -> ItemNeighbors:
-    """The items with the likest texts, by (V, E) text vectors; none for an item without text."""
-    has_text = vectors.any(1)
-    items, weights = text_neighbors(vectors, has_text, _NEIGHBORS)
-    weights = weights * has_text.unsqueeze(1)
-    return ItemNeighbors(items.int().cpu().numpy(), weights.float().cpu().numpy())
-
-
-def by_rules(dataset: WholeSequenceDataset) -> ItemNeighbors:
-    """The items that most often followed, in the training rows."""
-    sequences = dataset.training_sequences()
-    return ItemNeighbors(*sequential_rules(sequences, dataset.item_num, _NEIGHBORS))
 
 
 @torch.no_grad()

@@ -69,14 +69,7 @@ def export_atomic(
                 f"no event to train on in {features}"
                 + (f" before {before_s} (Unix seconds)" if before_s is not None else "")
             )
-        texts = ", ".join(
-            f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
-            for name in ("title", "category", "description")
-        )
-        database.execute(
-            f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
-            TO '{_quoted(folder / f"{dataset}.item")}' {_FORMAT}"""
-        )
+        _copy_items(database, folder / f"{dataset}.item")
         database.execute(
             f"""COPY (SELECT user_id AS "user_id:token",
                        array_to_string(disliked_ids, ' ') AS "disliked_ids:token_seq"
@@ -86,6 +79,25 @@ def export_atomic(
     _log.info("atomic files: %d interactions in %s, %.1f s", copied[0], folder,
               time.monotonic() - started)  # fmt: skip
     return folder
+
+
+def export_items(features: Path, file: Path) -> None:
+    """Write the ``.item`` file alone; see ``export_atomic``."""
+    with duckdb.connect() as database:
+        files = _quoted(features / "items" / "*.parquet")
+        database.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet('{files}')")
+        _copy_items(database, file)
+
+
+def _copy_items(database: duckdb.DuckDBPyConnection, file: Path) -> None:
+    texts = ", ".join(
+        f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
+        for name in ("title", "category", "description")
+    )
+    database.execute(
+        f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
+        TO '{_quoted(file)}' {_FORMAT}"""
+    )
 
 
 def _quoted(path: Path) -> str:

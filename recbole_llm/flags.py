@@ -63,7 +63,11 @@ def _add_warehouse(of: Mapping[str, argparse.ArgumentParser]) -> None:
             "--port", type=int, default=8080, help="port of Airflow's page and API"
         )
     train, lookup, report = of["train"], of["lookup"], of["report"]
-    train.add_argument("--if-none", action="store_true", help="keep a champion that is there")
+    train.add_argument(
+        "--if-none",
+        action="store_true",
+        help="keep a champion that is there, and let it read the day's new items",
+    )
     train.add_argument("--cold", action="store_true", help="start from random weights")
     lookup.add_argument("--user", required=True, help="external user id")
     lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")

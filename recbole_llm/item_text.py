@@ -26,6 +26,10 @@ class _WithoutNul(io.TextIOWrapper):
         return super().read(size).replace("\0", " ")
 
 
+TITLE_FIELDS = ("title", "movie_title", "item_name", "name")
+"""Columns that may be a title, in this order."""
+
+
 def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) -> pd.DataFrame:
     """Read an atomic ``.item`` or ``.user`` file as text, whatever quotes and odd characters it holds.
 

@@ -49,6 +49,8 @@ _RUN = {
     "ds": str, "run_id": str, "path": str, "features_path": str, "model_version": str,
     "settings": dict, "k": int,
 }  # fmt: skip
+_DAY_MODEL = {"champion": str, "fingerprint": str, "model_version": str}
+"""What must stand in ``model.json``: ``fingerprint`` is that of the day's features."""
 _PUBLISHED = {
     "ds": str, "run_id": str, "path": str, "before?": list, "features_path?": str,
     "model_version?": str, "settings?": dict, "k?": int, "n_rows?": int,
@@ -144,6 +146,26 @@ class Warehouse:
         version: str = check_record(pointer, {"model_version": str}, self.champion)["model_version"]
         _inside({"path": version}, self.champion)
         return self.artifacts / version
+
+    def day_model(self, day: str) -> Path:
+        """The file that says which model ranks a day, where it is not the champion itself."""
+        return self.features(day) / "model.json"
+
+    def ranking_artifact(self, day: str) -> Path:
+        """Folder of the model that ranks a day: the champion, with the day's new items where it has
+        read them.
+
+        Raises:
+            NotFoundError: no champion has been trained.
+        """
+        champion = self.champion_artifact()
+        if not self.day_model(day).is_file():
+            return champion
+        told = check_record(read_json(self.day_model(day)), _DAY_MODEL, self.day_model(day))
+        _inside({"path": told["model_version"]}, self.day_model(day))
+        extended = self.artifacts / told["model_version"]
+        is_of_champion = told["champion"] == champion.name and extended.is_dir()
+        return extended if is_of_champion else champion
 
     def published_days(self) -> dict[str, dict[str, Any]]:
         """The published run of each day, oldest day first; empty before the first night.

@@ -140,7 +140,7 @@ def score(job: Job) -> None:
     spark, config, warehouse = job.spark, job.config, job.warehouse
     prune_runs(warehouse, job.day)
     features = warehouse.features_manifest(job.day)
-    artifact_path = warehouse.champion_artifact()
+    artifact_path = warehouse.ranking_artifact(job.day)
     artifact = load_artifact(artifact_path)  # checked here, before any worker starts
     data_cut = artifact.metadata.get("data_cut")
     if data_cut and data_cut > job.day:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.quality.baselines import Popular
 from recbole_llm.dataset import LLMSeqRecDataset
-from recbole_llm.export import by_content, by_rules
+from recbole_llm.item_links import content_neighbors, following_items
 from recbole_llm.lists.fusion import FUSIONS, Ranked, fuse
 from recbole_llm.lists.strategy import COLLABORATIVE, CONTENT, MODEL, POPULAR, RECENT
 from recbole_llm.model import LLMSeqRec
@@ -39,7 +39,7 @@ class Collaborative(Popular):
 
     def find_neighbors(self, config: Config, dataset: Any) -> ItemNeighbors:
         """Each item's neighbors."""
-        return by_rules(dataset)
+        return following_items(dataset.training_sequences(), dataset.item_num)
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, V) votes of the histories."""
@@ -52,7 +52,7 @@ class Content(Collaborative):
 
     def find_neighbors(self, config: Config, dataset: Any) -> ItemNeighbors:
         """Each item's neighbors."""
-        return by_content(torch.from_numpy(dataset.text_vectors(str(config["device"]))))
+        return content_neighbors(torch.from_numpy(dataset.text_vectors(str(config["device"]))))
 
 
 class Recent(Popular):

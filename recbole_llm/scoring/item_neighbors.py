@@ -23,6 +23,8 @@ from recbole_llm.scoring.artifact import Artifact
 NEIGHBORS = "neighbors.safetensors"
 CONTENT, COLLABORATIVE = "content", "collaborative"
 KINDS = (CONTENT, COLLABORATIVE)
+N_KEPT = 50
+"""Neighbors of an item that training writes."""
 _FORMAT_VERSION = "1"
 _READ = 10
 """Newest items of a history that vote."""

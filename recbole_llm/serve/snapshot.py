@@ -113,7 +113,7 @@ class Source:
             NotFoundError: there is no model.
         """
         run = self._run()
-        return (str(self._model().resolve()), run and run["path"])
+        return (str(self._model(run).resolve()), run and run["path"])
 
     def load(self) -> Snapshot:
         """Load what stands now.
@@ -123,7 +123,8 @@ class Source:
             ArtifactError: what is there is damaged.
         """
         started = time.monotonic()
-        path, run = self._model().resolve(), self._run()
+        run = self._run()
+        path = self._model(run).resolve()
         scorer = load_scorer(path)
         artifact = scorer.artifact
         titles = dict(zip(artifact.item_ids, artifact.titles, strict=True))
@@ -150,12 +151,14 @@ class Source:
         )  # fmt: skip
         return snapshot
 
-    def _model(self) -> Path:
+    def _model(self, run: dict[str, Any] | None) -> Path:
         if self._artifact is not None:
             return self._artifact
         if self._warehouse is None:
             raise NotFoundError("neither a warehouse nor an artifact to serve from")
-        return self._warehouse.champion_artifact()
+        if run is None:
+            return self._warehouse.champion_artifact()
+        return self._warehouse.ranking_artifact(run["ds"])
 
     def _run(self) -> dict[str, Any] | None:
         if self._warehouse is None:

@@ -105,7 +105,7 @@ def test_text_alone_is_carried_too(source: Path, other_shop: Path) -> None:
     [
         ({"hidden_size": 16}, "hidden_size is 16, was 32"),
         ({"item_repr": "id"}, "goes by texts"),
-        ({"adaptor": "moe"}, "the linear adaptor"),
+        ({"adaptor": "moe"}, "a linear adaptor"),
         ({"warm_start": "somewhere"}, "set one of them"),
     ],
 )
