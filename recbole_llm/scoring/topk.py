@@ -18,8 +18,8 @@ from recbole_llm.losses import Adjustments
 _GROUP = 16
 """Items with one maximum, and groups with one maximum of their own."""
 _SPAN = _GROUP * _GROUP
-_BLOCK = {"cpu": 2048, "cuda": 131_072}
-"""Items multiplied together, a multiple of ``_SPAN``: with 256 states 2 MiB of scores."""
+_SCORES = {"cpu": 2048 * 256, "cuda": 131_072 * 256}
+"""Made together: 2 MiB on a CPU. With few states these are many items, which suits the product."""
 _KEPT = 32_768
 """Catalogues up to this size are one block, whose scores are kept and not computed again."""
 _SPARE = 44
@@ -58,9 +58,9 @@ class TopItems:
         self._bias = item_bias[rows]
         self._vectors[: len(rows), -1] = self._bias
         self._banned: Tensor | None = None
-        self._block = size if size <= _KEPT else _BLOCK.get(item_matrix.device.type, _BLOCK["cpu"])
+        self._scores = _SCORES.get(item_matrix.device.type, _SCORES["cpu"])
         self._rough: Tensor | None = None
-        if self._block < size and has_fast_bfloat16(item_matrix.device):
+        if size > _KEPT and has_fast_bfloat16(item_matrix.device):
             self._rough = self._vectors.bfloat16()
             self._rough[: len(rows), -1] = _not_below(self._bias)
             self._longest = item_matrix[rows].norm(dim=1).max()
@@ -86,7 +86,9 @@ class TopItems:
         self._ban(banned)
         states = torch.cat([states, states.new_ones(len(states), 1)], dim=1)  # (B, H + 1)
         added = self._by_place(adjustments)
-        if self._rough is None or not bool((added.values == -torch.inf).all()):
+        # For one state alone a CPU is as fast in float32.
+        is_exact = self._rough is None or len(states) == 1
+        if is_exact or not bool((added.values == -torch.inf).all()):
             return self._ranked(*self._look(states, added, k), k)
         scores, places, is_sure = self._look_roughly(states, added, k)
         best, rows = self._ranked(scores, places, k)
@@ -111,7 +113,7 @@ class TopItems:
         scores, small, large = self._maxima(self._vectors, states, added)
         groups, _ = _best_groups(small, large, k)
         places = _members(groups)
-        if self._block == len(self._vectors):
+        if self._block(len(states)) == len(self._vectors):
             users = torch.arange(len(states), device=states.device).unsqueeze(1)
             return scores[places, users], places
         found = self._scores_of(states, groups)
@@ -161,7 +163,7 @@ class TopItems:
         In bfloat16 the maxima are taken of the bits as integers, three times as fast: the order of
         positive numbers is the same, and they stand above all negative ones.
         """
-        width, block = len(states), self._block
+        width, block = len(states), self._block(len(states))
         is_rough = vectors.dtype == torch.bfloat16
         scores = self._space("scores", block, states)
         small = self._space("small", len(vectors) // _GROUP, states)
@@ -186,6 +188,13 @@ class TopItems:
             torch.amax(_bits(here).view(-1, _GROUP, width), 1, out=maxima)
             torch.amax(maxima.view(-1, _GROUP, width), 1, out=larger)
         return scores, small, large
+
+    def _block(self, n_states: int) -> int:
+        """Items multiplied together, a multiple of ``_SPAN``."""
+        size = len(self._vectors)
+        if size <= _KEPT:
+            return size
+        return min(size, max(self._scores // n_states // _SPAN, 1) * _SPAN)
 
     def _space(self, name: str, rows: int, states: Tensor) -> Tensor:
         """(rows, B) memory that is used again: fresh pages cost as much as filling them."""

@@ -43,6 +43,9 @@ def test_equals_a_float64_reference(
     added = Adjustments(pairs // n_items, 1 + pairs % n_items, values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_KEPT", kept)
+        patch.setattr(
+            topk, "_SCORES", {"cpu": 600}
+        )  # blocks of two spans for one state, of one else
         patch.setattr(topk, "has_fast_bfloat16", lambda _: is_rough)
         patch.setattr(topk, "_SPARE", 3)
         ranker = TopItems(items, bias, rows)
@@ -77,6 +80,7 @@ def test_a_rough_look_is_sure_for_small_scores_and_among_unknown_items(
     bias[10_000:] = of_unknown
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_KEPT", 0)
+        patch.setattr(topk, "_SCORES", {"cpu": 8 * 2048})
         patch.setattr(topk, "has_fast_bfloat16", lambda _: True)
         ranker = TopItems(torch.randn(20_001, 64), bias)
     states = torch.cat([size * torch.randn(8, 64), torch.ones(8, 1)], dim=1)
