@@ -3,6 +3,7 @@
 A service asks by one snapshot while the next is made, and then by that one: nothing in it changes.
 """
 
+import datetime
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError, NotFoundError
 from recbole_llm.lists.catalogue import Catalogue, read_catalogue
+from recbole_llm.lists.freshness import Freshness
 from recbole_llm.lists.ranker import ListSettings, Ranker
 from recbole_llm.lists.users import Event, User
 from recbole_llm.query import name_in_table
@@ -141,7 +143,7 @@ class Source:
                 default_market=markets[0] if markets else "",
             )
             snapshot = Snapshot(
-                path, Ranker(scorer, read_catalogue(features, markets), rules),
+                path, Ranker(scorer, read_catalogue(features, markets, _freshness(run)), rules),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
                 _files(features / "sequences", _IN_SEQUENCES),
                 _files(features / "opinions", _IN_OPINIONS), self._warehouse,
@@ -165,6 +167,14 @@ class Source:
             return None
         days = self._warehouse.published_days()
         return days[max(days)] if days else None
+
+
+def _freshness(run: dict[str, Any]) -> Freshness | None:
+    """What age does to odds, as of the published day."""
+    half_life_days = run.get("settings", {}).get("freshness_half_life_days", 0)
+    if not half_life_days:
+        return None
+    return Freshness(datetime.date.fromisoformat(run["ds"]), half_life_days)
 
 
 def _all_of(items: list[str]) -> Catalogue:
