@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from recbole_llm import MODELS
-from recbole_llm.config_files import load_yaml
+from recbole_llm.config_files import load_layers
 from recbole_llm.errors import ConfigError
 from recbole_llm.export_atomic import export_atomic
 from recbole_llm.json_files import check_record, read_json
@@ -61,7 +61,7 @@ def train_champion(
     if champion and if_none:
         _log.info("champion %s stands", champion["model_version"])
         return str(champion["model_version"])
-    config = load_yaml(config_file)
+    config = load_layers(config_file)
     settings = config.get("training")
     if not isinstance(settings, dict) or "model" not in settings:
         raise ConfigError(f"{config_file} has no 'training' section with a 'model'")

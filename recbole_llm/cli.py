@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recbole_llm.config_files import flags_as_dict, load_yaml
+from recbole_llm.config_files import flags_as_dict, load_layers
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.flags import TAKES_KEYS, Command, build_parser
 from recbole_llm.printable import printable, printable_lines
@@ -237,7 +237,7 @@ def _expire(args: argparse.Namespace) -> None:
     from recbole_llm.retention import check_retention, expire
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
-    retention = check_retention(load_yaml(args.config).get("retention"))
+    retention = check_retention(load_layers(args.config).get("retention"))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     expire(args.warehouse, retention, args.day or today)
 
@@ -245,13 +245,15 @@ def _expire(args: argparse.Namespace) -> None:
 def _forget(args: argparse.Namespace) -> None:
     """Take a user out of everything, and keep them out."""
     from recbole_llm.blocks import lift
-    from recbole_llm.forget import forget, names_of
+    from recbole_llm.forget import forget, names_of, user_column
 
     if args.lift:
         was_blocked = lift(args.warehouse, names_of(args.user))
         sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")
         return
-    report = forget(args.warehouse, args.user, load_yaml(args.config).get("sinks", []))
+    settings = load_layers(args.config)
+    sinks = settings.get("sinks", [])
+    report = forget(args.warehouse, args.user, sinks, user_column(settings))
     sys.stdout.write(json.dumps(asdict(report), indent=2) + "\n")
     if report.left:
         raise RecboleLlmError(f"{len(report.left)} files name the user still: {report.left[:3]}")
@@ -272,7 +274,7 @@ def _explain(args: argparse.Namespace) -> None:
 def _sync(args: argparse.Namespace) -> None:
     """Let PostgreSQL or Delta hold the published tables, loading what is new."""
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
-    sinks = load_yaml(args.config).get("sinks", []) if args.sink is None else args.sink
+    sinks = load_layers(args.config).get("sinks", []) if args.sink is None else args.sink
     if not isinstance(sinks, list) or not all(isinstance(sink, str) for sink in sinks):
         raise ConfigError(f"sinks in {args.config} must be a list of addresses, got {sinks!r}")
     if not sinks:

@@ -53,13 +53,36 @@ def load_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
+def load_layers(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping that may lie on top of a file of ``configs/``, which its ``base`` names.
+
+    What it does not hold is as the base has it; a section of both is merged key by key, once.
+
+    Raises:
+        ConfigError: as ``load_yaml`` does, or there is no such base.
+    """
+    own = load_yaml(path)
+    if "base" not in own:
+        return own
+    base = own.pop("base")
+    if base not in (known := config_names(".")):
+        raise ConfigError(f"{path}: base must be one of {known}, files of configs/, got {base!r}")
+    below = load_yaml(config_path(".", base))
+    return below | {
+        key: {**below[key], **value}
+        if isinstance(value, dict) and isinstance(below.get(key), dict)
+        else value
+        for key, value in own.items()
+    }
+
+
 def load_settings(path: Path, kind: type[_Settings]) -> _Settings:
-    """Read a YAML file that holds the fields of a dataclass, each and no other.
+    """Read a YAML file that holds, with its ``base``, the fields of a dataclass, each and no other.
 
     Raises:
         ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
     """
-    content = load_yaml(path)
+    content = load_layers(path)
     known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     if content.keys() != known:
         unknown, missing = sorted(content.keys() - known), sorted(known - content.keys())

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from recbole_llm.blocks import FORGOTTEN, block
-from recbole_llm.errors import DataError, UnavailableError
+from recbole_llm.errors import ConfigError, DataError, UnavailableError
 from recbole_llm.json_files import check_record, parse_json, read_json
 from recbole_llm.pseudonyms import is_pseudonym, keys_source, read_user_keys
 from recbole_llm.published import correct_run
@@ -71,12 +71,26 @@ def names_of(user_id: str) -> list[str]:
     return [*(keys.pseudonym(user_id, n) for n in ages), user_id]
 
 
-def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
+def user_column(settings: dict[str, Any]) -> str:
+    """What raw events call the user, by the night's settings.
+
+    Raises:
+        ConfigError: their ``event_fields`` hold no names.
+    """
+    fields = settings.get("event_fields", {})
+    column = fields.get("user_id", "user_id") if isinstance(fields, dict) else None
+    if not isinstance(column, str):
+        raise ConfigError(f"event_fields must hold names of columns, got {fields!r}")
+    return column
+
+
+def forget(warehouse: Warehouse, user_id: str, sinks: list[str], column: str = "user_id") -> Report:
     """Remove a user from a warehouse and its sinks, and block them.
 
     Args:
         user_id: an id, or a pseudonym under the oldest key. Where a table has plain ids, the id.
         sinks: addresses of the tables' copies.
+        column: from ``user_column``, of the raw events.
     Raises:
         UnavailableError: a job of the night is at work, or a sink does not answer. The user is blocked
             already; the same again goes on.
@@ -89,7 +103,7 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str]) -> Report:
         stack.enter_context(_no_job(warehouse))
         for path in sorted(warehouse.raw_events.glob("ds=*/*")):
             with _naming_damaged(path):
-                _without_records(path, names, warehouse, report)
+                _without_records(path, names, warehouse, report, column)
         for pattern in ("features/ds=*/*/*/*.parquet", "runs/ds=*/run_id=*/*/*.parquet"):
             for path in sorted(warehouse.root.glob(pattern)):
                 with _naming_damaged(path):
@@ -140,12 +154,14 @@ def _naming_damaged(path: Path) -> Iterator[None]:
 # --- files ------------------------------------------------------------------------------------
 
 
-def _without_rows(path: Path, names: list[str], warehouse: Warehouse, report: Report) -> None:
+def _without_rows(
+    path: Path, names: list[str], warehouse: Warehouse, report: Report, column: str = "user_id"
+) -> None:
     """Write a Parquet file anew without a user's rows; a quarantine's without their records."""
     file = pq.ParquetFile(path)
-    if "user_id" in file.schema_arrow.names:
+    if column in file.schema_arrow.names:
         table = file.read()
-        users = pc.utf8_trim_whitespace(table["user_id"].cast(pa.string()))
+        users = pc.utf8_trim_whitespace(table[column].cast(pa.string()))
         is_theirs = pc.fill_null(pc.is_in(users, value_set=pa.array(names)), False)
         after = table.filter(pc.invert(is_theirs))
     elif "raw" in file.schema_arrow.names:
@@ -165,34 +181,41 @@ def _without_rows(path: Path, names: list[str], warehouse: Warehouse, report: Re
         report.rows[_below(path, warehouse)] = n
 
 
-def _without_records(path: Path, names: list[str], warehouse: Warehouse, report: Report) -> None:
+def _without_records(
+    path: Path, names: list[str], warehouse: Warehouse, report: Report, column: str = "user_id"
+) -> None:
     """Write a raw file anew without a user's records, readable or not."""
     if path.suffix == ".parquet":
-        _without_rows(path, names, warehouse, report)
+        if column not in (there := pq.read_schema(path).names):
+            raise DataError(
+                f"{path} has the columns {there} and none {column!r} of users; give --config, whose "
+                "event_fields name it. The user is blocked; ask again, which goes on"
+            )
+        _without_rows(path, names, warehouse, report, column)
         return
     opened: Any = gzip.open if path.suffix == ".gz" else open
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with opened(path, "rt", **text) as file:
         lines = file.read().splitlines(keepends=True)
     head = next(csv.reader(lines[:1]), []) if ".csv" in path.suffixes else []
-    kept = [line for line in lines if not _speaks_of(line, names, head)]
+    kept = [line for line in lines if not _speaks_of(line, names, column, head)]
     if len(kept) < len(lines):
         with _replaced(path) as staging, opened(staging, "wt", **text) as file:
             file.writelines(kept)
         report.rows[_below(path, warehouse)] = len(lines) - len(kept)
 
 
-def _speaks_of(record: str, names: list[str], head: list[str] | None = None) -> bool:
-    """Whether a record is one of these users: by its ``user_id`` where it can be read, else by the
-    name as a word in it."""
+def _speaks_of(
+    record: str, names: list[str], column: str = "user_id", head: list[str] | None = None
+) -> bool:
+    """Whether a record is one of these users: by its column of users where it can be read, else by
+    the name as a word in it."""
     if not any(name in record or json.dumps(name)[1:-1] in record for name in names):
         return False
     try:
         if head:
-            return (
-                dict(zip(head, next(csv.reader([record])), strict=True))["user_id"].strip() in names
-            )
-        return str(parse_json(record)["user_id"]).strip() in names
+            return dict(zip(head, next(csv.reader([record])), strict=True))[column].strip() in names
+        return str(parse_json(record)[column]).strip() in names
     except (ValueError, KeyError, TypeError, csv.Error):
         return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", record) for name in names)
 

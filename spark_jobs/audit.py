@@ -73,6 +73,8 @@ class Audit:
     """Users who are recommended what they have met, in a row that does not say ``repeat``."""
     bad_blocked_users: int
     """Users who are recommended what they do not want."""
+    bad_prerequisite_users: int
+    """Users who are recommended what requires something that they have not met."""
     bad_category_users: int
     """Users with too many items of one category, in rows that do not say ``uncapped``."""
     bad_reason_users: int
@@ -168,6 +170,16 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
     return counts
 
 
+_ITEMS_READ = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("category", pa.string()),
+        ("available", pa.bool_()),
+        ("markets", pa.list_(pa.string())),
+        ("requires", pa.list_(pa.string())),
+    ]
+)
+"""Of the day's items; a state of before a column was there has nulls in it."""
 _NO_STATE = pa.table(
     {
         "user_id": pa.array([], pa.string()),
@@ -205,6 +217,12 @@ class _Items:
     """Numbers from 0 on; -1 for none."""
     is_sold: NDArray[np.bool_]
     """(markets, items)"""
+    needing: NDArray[np.int64]
+    """(P,) items that require another, rising, one time for each that they require."""
+    needed: NDArray[np.int64]
+    """(P,) what each requires, by its number."""
+    needed_ids: pa.Array
+    """By those numbers."""
 
     def find(self, lists: pa.ChunkedArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Places of the items of lists that are in the catalogue, and which list each is in."""
@@ -238,11 +256,27 @@ def _count_by_catalogue(
         pair, n = np.unique(who[counted] * n_categories + category[counted], return_counts=True)
         bad_category = len(np.unique(pair[n > promise.max_per_category] // n_categories))
     return {
+        "bad_prerequisite_users": _count_unready(who[is_there], known[is_there], catalogue, state),
         "bad_unavailable_item_rows": int((~catalogue.is_available[known] | ~is_there).sum()),
         "bad_market_rows": int((~catalogue.is_sold[market[who], known] & is_there).sum()),
         "bad_category_users": bad_category,
         "bad_reason_users": _count_needless(who, reason, market, catalogue, state, promise),
     }
+
+
+def _count_unready(
+    who: NDArray[np.int64], place: NDArray[np.int64], catalogue: _Items, state: pa.Table
+) -> int:
+    """Users of rows whose item, by its place in the catalogue, requires what they have not met."""
+    n_needed = np.bincount(catalogue.needing, minlength=len(catalogue.item_ids))
+    first = n_needed.cumsum() - n_needed
+    n_of_row = n_needed[place]
+    row = np.arange(len(place)).repeat(n_of_row)
+    number = np.arange(len(row)) - (n_of_row.cumsum() - n_of_row)[row]  # from 0 on in each row
+    needed = catalogue.needed[first[place[row]] + number]
+    pair = who[row] * (len(catalogue.needed_ids) + 1) + needed
+    lacks = ~np.isin(pair, _pairs(state["item_ids"], catalogue.needed_ids))
+    return len(np.unique(who[row[lacks]]))
 
 
 def _count_needless(
@@ -262,10 +296,14 @@ def _count_needless(
     lists = state.take(pa.array(users))
     out = [lists["blocked_ids"]] + ([lists["item_ids"]] if promise.exclude_seen else [])
     places, owners = (np.concatenate(each) for each in zip(*map(catalogue.find, out), strict=True))
+    width = len(catalogue.needed_ids) + 1
+    met = _pairs(lists["item_ids"], catalogue.needed_ids)
     bad = 0
     for number, user in enumerate(users):
         is_left = catalogue.is_available & catalogue.is_sold[market[user]]
         is_left[places[owners == number]] = False
+        is_met = np.isin(catalogue.needed, met[met // width == number] % width)
+        is_left[catalogue.needing[~is_met]] = False
         n_left = n_within = int(is_left.sum())
         if promise.max_per_category:
             category = catalogue.categories[is_left]
@@ -279,8 +317,7 @@ def _count_needless(
 
 @functools.lru_cache(maxsize=1)
 def _read_items(folder: str, markets: tuple[str, ...]) -> _Items:
-    columns = ["item_id", "category", "available", "markets"]
-    items = pq.read_table(folder, columns=columns).combine_chunks()
+    items = pq.read_table(folder, schema=_ITEMS_READ).combine_chunks()
     category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
     codes = category.combine_chunks().dictionary_encode().indices.fill_null(-1)
     sold_in = items["markets"].combine_chunks()
@@ -289,11 +326,16 @@ def _read_items(folder: str, markets: tuple[str, ...]) -> _Items:
     named = _index(sold_in.flatten(), pa.array(markets, pa.string()))
     owners = pc.list_parent_indices(sold_in).to_numpy()
     is_sold[named[named >= 0], owners[named >= 0]] = True
+    required = items["requires"].combine_chunks()
+    needed = required.flatten().dictionary_encode()
     return _Items(
         items["item_id"].combine_chunks(),
         items["available"].to_numpy(),
         codes.to_numpy().astype(np.int64),
         is_sold,
+        pc.list_parent_indices(required).to_numpy().astype(np.int64),
+        needed.indices.to_numpy().astype(np.int64),
+        needed.dictionary,
     )
 
 

@@ -15,15 +15,18 @@ from spark_jobs import schemas
 from spark_jobs.config import NightConfig
 from spark_jobs.opinions import meaning
 from spark_jobs.pseudonyms import pseudonyms
-from spark_jobs.raw_events import MALFORMED
+from spark_jobs.raw_events import json_list
+from spark_jobs.schemas import MALFORMED
 from spark_jobs.screening import screened
 
 UNKNOWN_ITEM = "unknown_item"
 ROBOT = "robot"
-_USER, _IS_FORGOTTEN = "user", "is_forgotten"
+_USER, _IS_FORGOTTEN, _HAS_ODD_DAY = "user", "is_forgotten", "has_odd_day"
 _CLEAN = "clean_"
 _NOBODY = Blocks("", {})
 _SECONDS_A_DAY = 86_400
+_CALENDAR = (-62_135_596_800, 253_402_300_799)
+"""Unix seconds of the years 1 to 9999, which dates everywhere can be of."""
 _MAX_ID_LENGTH = 256
 _ODD_IDS = '[\\p{Cc}\\p{Zl}\\p{Zp}"\\uFEFF\\uFFFD]|^[\\[{]'
 """Control characters, line breaks and double quotes, which RecBole's files, like many a tool's, take
@@ -70,13 +73,7 @@ def check_events(
             f.lit(" characters"),
         )
     raw = raw.withColumns({_USER: user, _IS_FORGOTTEN: is_forgotten})
-    as_seconds = f.coalesce(
-        f.col("timestamp").try_cast("double").try_cast("bigint"),
-        f.when(
-            f.col("timestamp").rlike(_DATE),
-            f.unix_seconds(f.try_to_timestamp(f.col("timestamp"))),
-        ),
-    )
+    as_seconds = _seconds(f.col("timestamp"))
     delivered = f.col("ds").cast("date")
     midnight = f.unix_date(delivered).cast("bigint") * _SECONDS_A_DAY
     from_s = _days(config.first_day) * _SECONDS_A_DAY
@@ -146,11 +143,15 @@ def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
         phone_regions: for ``screening.screen``, which every text goes through. Control characters in
             texts become blanks.
     Returns:
-        ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``ds`` (date),
-        ``reason``, ``raw``, and ``is_screened``, whether something was taken out. Of a day's rows with
-        one id the first by its text is kept, the others are ``duplicate_item``.
+        ``ITEM_COLUMNS``, ``available`` (boolean), ``markets`` (strings, sorted), ``published_on``
+        (date), ``requires`` (strings, sorted), ``ds`` (date), ``reason``, ``raw``, and
+        ``is_screened``, whether something was taken out. Of a day's rows with one id the first by its
+        text is kept, the others are ``duplicate_item``.
     """
     available = f.trim(f.coalesce("available", f.lit("")))
+    published = f.nullif(f.trim("published_at"), f.lit(""))
+    published_s = _seconds(published)
+    is_day = published_s.between(*_CALENDAR)
     texts = ["title", "description", MALFORMED]
     clean = raw.withColumns(
         {f"{_CLEAN}{name}": screened(f.col(name), phone_regions) for name in texts}
@@ -168,6 +169,9 @@ def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
         .otherwise(available.try_cast("boolean"))
         .alias("available"),
         _names("markets").alias("markets"),
+        f.when(is_day, f.to_date(f.timestamp_seconds(published_s))).alias("published_on"),
+        _ids("requires").alias("requires"),
+        (published.isNotNull() & ~f.coalesce(is_day, f.lit(False))).alias(_HAS_ODD_DAY),
         f.col("ds").cast("date").alias("ds"),
         f.coalesce(MALFORMED, f.to_json(f.struct(*schemas.RAW_ITEM_COLUMNS))).alias("raw"),
         MALFORMED,
@@ -178,8 +182,9 @@ def check_items(raw: DataFrame, phone_regions: list[str]) -> DataFrame:
         (_is_blank("item_id"), "missing_item_id"),
         (_is_odd("item_id"), "bad_item_id"),
         (f.col("available").isNull(), "bad_available"),
+        (f.col(_HAS_ODD_DAY), "bad_published_at"),
     ]
-    rows = rows.withColumn("reason", first_fault(faults)).drop(MALFORMED)
+    rows = rows.withColumn("reason", first_fault(faults)).drop(MALFORMED, _HAS_ODD_DAY)
     copies = Window.partitionBy("item_id", "ds", "reason").orderBy("raw")
     is_copy = f.col("reason").isNull() & (f.row_number().over(copies) > 1)
     return rows.withColumn("reason", f.when(is_copy, "duplicate_item").otherwise(f.col("reason")))
@@ -213,6 +218,20 @@ def _names(name: str) -> Column:
     """The names in a text such as ``de,at`` or ``["de", "at"]``, each once, sorted."""
     parts = f.split(f.coalesce(name, f.lit("")), '[\\[\\]",;|\\s]+')
     return f.array_sort(f.array_distinct(f.array_remove(parts, "")))
+
+
+def _ids(name: str) -> Column:
+    """The same of ids, which may hold blanks and commas where they stand in a JSON list."""
+    ids = f.transform(json_list(f.col(name)), lambda id_: f.trim(f.coalesce(id_, f.lit(""))))
+    return f.coalesce(f.array_sort(f.array_distinct(f.array_remove(ids, ""))), _names(name))
+
+
+def _seconds(text: Column) -> Column:
+    """Unix seconds of a text that says them, or a date with or without a time; null of another."""
+    return f.coalesce(
+        text.try_cast("double").try_cast("bigint"),
+        f.when(text.rlike(_DATE), f.unix_seconds(f.try_to_timestamp(text))),
+    )
 
 
 def _is_odd(name: str) -> Column:

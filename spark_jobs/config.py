@@ -1,6 +1,7 @@
 """Settings of the night, from ``configs/nightly.yaml``, checked on the driver."""
 
 import datetime
+import re
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -14,9 +15,13 @@ from recbole_llm.lists.meanings import MEANINGS
 from recbole_llm.lists.strategy import read_strategy
 from recbole_llm.retention import MOST_DAYS, check_retention
 from spark_jobs.bands import check_bands
+from spark_jobs.schemas import EVENT_COLUMNS, ITEM_COLUMNS, MALFORMED, RAW_ITEM_COLUMNS
 
 _MOST = 2**31 - 1
 """What Spark's integers hold."""
+_LEAST_HALF_LIFE = 0.01
+"""Days; after centuries of a shorter one scores would no longer be told apart."""
+_FIELD = re.compile(rf"(?!{MALFORMED}$)[^`]+$")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,11 @@ class NightConfig:
 
     user_ids: str
     """What stands for users in all that is written: ``pseudonym`` or ``plain``."""
+    event_fields: dict[str, str]
+    """What the feed calls our columns, where it calls them otherwise."""
+    item_fields: dict[str, str | list[str]]
+    """What the catalogue calls our columns. A list of its columns makes one text of theirs, and of
+    lists in them."""
     first_day: datetime.date
     """Events before this day are quarantined."""
     phone_regions: list[str]
@@ -50,6 +60,8 @@ class NightConfig:
     """Never recommend what the user has met."""
     max_per_category: int
     """Items of one category in a list; 0 for any number. Items without a category are not counted."""
+    freshness_half_life_days: float
+    """Days of age that halve an item's odds; 0 for no such fall."""
     dislike_weight: float
     """By what share of its length a user's state moves away from the items they dislike."""
     category_damping: float
@@ -95,6 +107,7 @@ class NightConfig:
             raise ConfigError(f"user_ids must be pseudonym or plain, got {self.user_ids!r}")
         for name, expected in (("first_day", datetime.date), ("event_types", list),
                                ("feedback", dict), ("markets", list), ("phone_regions", list),
+                               ("event_fields", dict), ("item_fields", dict),
                                ("exclude_seen", bool), ("carry_over", bool),
                                ("sinks", list), ("bands", dict), ("training", dict), ("strategy", dict),
                                ("retention", dict), ("continuation", dict),
@@ -113,7 +126,8 @@ class NightConfig:
             if value > most:
                 raise ConfigError(f"{name} must be at most {most}, got {value}")
         self._check_names()
-        for name in ("max_fallback_share", "max_row_change", "dislike_weight", "category_damping"):
+        for name in ("max_fallback_share", "max_row_change", "dislike_weight", "category_damping",
+                     "freshness_half_life_days"):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
                 raise ConfigError(f"{name} must be a number of at least 0, got {value!r}")
@@ -123,6 +137,14 @@ class NightConfig:
                 "out altogether"
             )
         read_strategy(self.strategy)
+        half_life = self.freshness_half_life_days
+        if half_life and not _LEAST_HALF_LIFE <= half_life <= MOST_DAYS:
+            raise ConfigError(
+                f"freshness_half_life_days must be 0, for no fall with age, or in [{_LEAST_HALF_LIFE}, "
+                f"{MOST_DAYS}], got {half_life!r}"
+            )
+        _check_fields("event_fields", self.event_fields, EVENT_COLUMNS, ())
+        _check_fields("item_fields", self.item_fields, RAW_ITEM_COLUMNS, ITEM_COLUMNS[1:])
         check_bands(self.bands)
         check_retention(self.retention)
 
@@ -144,10 +166,30 @@ class NightConfig:
             raise ConfigError(f"phone_regions must be regions such as DE or US, got {unknown}")
 
 
+def _check_fields(
+    name: str, fields: dict[str, Any], columns: tuple[str, ...], texts: tuple[str, ...]
+) -> None:
+    """A column of ours has one name, or, if it is a text, several.
+
+    Raises:
+        ConfigError: it has another, or it is none of ours.
+    """
+    if unknown := sorted(set(fields) - set(columns), key=str):
+        raise ConfigError(f"{name} must be of the columns {list(columns)}, got {unknown}")
+    for column, given in fields.items():
+        names = given if isinstance(given, list) and column in texts else [given]
+        if not names or not all(isinstance(each, str) and _FIELD.match(each) for each in names):
+            lists = f", or for {list(texts)} a list of names" if texts else ""
+            raise ConfigError(
+                f"{name}.{column} must be a column's name, without backticks and not {MALFORMED!r}"
+                f"{lists}; got {given!r}"
+            )
+
+
 def load_night_config(path: Path) -> NightConfig:
     """Read and check the night's settings.
 
     Raises:
-        ConfigError: no such file, no YAML, or a key that is unknown, missing or out of range.
+        ConfigError: no such file or base, no YAML, or a key that is unknown, missing or out of range.
     """
     return load_settings(path, NightConfig)

@@ -66,6 +66,8 @@ def _may_extend(manifest: dict[str, Any], settings: dict[str, Any], user_keys: l
 def state_settings(config: NightConfig) -> dict[str, Any]:
     """The settings that a state depends on, as its manifest holds them."""
     return {
+        "event_fields": config.event_fields,
+        "item_fields": config.item_fields,
         "first_day": config.first_day.isoformat(),
         "event_types": sorted(config.event_types),
         "feedback": {meaning: sorted(names) for meaning, names in sorted(config.feedback.items())},

@@ -71,10 +71,16 @@ def prepare(job: Job) -> None:
               f"the state of {since}" if since else "nothing")  # fmt: skip
     catalogues = catalogue_files(warehouse.raw_items, since, job.day)
     event_list, item_list = (list(chain(*each.values())) for each in (files, catalogues))
-    raw = read_raw(spark, event_list, schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS)
-    raw_items = read_raw(spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",)).withColumn(
-        "ds", f.coalesce("ds", f.lit(job.day))
+    raw = read_raw(
+        spark,
+        event_list,
+        schemas.EVENT_COLUMNS,
+        schemas.REQUIRED_EVENT_COLUMNS,
+        config.event_fields,
     )
+    raw_items = read_raw(
+        spark, item_list, schemas.RAW_ITEM_COLUMNS, ("item_id",), config.item_fields
+    ).withColumn("ds", f.coalesce("ds", f.lit(job.day)))
     checked_items = check_items(raw_items, config.phone_regions).persist()
     good_items = checked_items.where(f.col("reason").isNull())
     items = merge_items(

@@ -1,4 +1,4 @@
-"""Read what other systems deliver, as text: nothing is cast, nothing is lost.
+"""Read what other systems deliver, as text and in our names: nothing is cast, nothing is lost.
 
 A file is JSON lines (.jsonl, .json) or CSV with a head (.csv), either of them as it is or packed
 (.gz), or Parquet (.parquet); text is UTF-8. A record that cannot be read comes back with its text in
@@ -8,10 +8,11 @@ A file is JSON lines (.jsonl, .json) or CSV with a head (.csv), either of them a
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
 from io import BufferedIOBase
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,8 +25,8 @@ from pyspark.sql import types as t
 
 from recbole_llm.errors import DataError
 from recbole_llm.raw_files import data_files, delivered_days, is_data
+from spark_jobs.schemas import MALFORMED
 
-MALFORMED = "malformed"
 _DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
 _FORMATS = {
     ".jsonl": "json", ".json": "json", ".csv": "csv", ".jsonl.gz": "json", ".json.gz": "json",
@@ -97,9 +98,13 @@ def _partitions(folder: Path, after: str | None, day: str) -> dict[str, list[Pat
 
 
 def read_raw(
-    spark: SparkSession, files: list[Path], columns: tuple[str, ...], required: tuple[str, ...]
+    spark: SparkSession,
+    files: list[Path],
+    columns: tuple[str, ...],
+    required: tuple[str, ...],
+    fields: Mapping[str, str | list[str]] | None = None,
 ) -> DataFrame:
-    """Read files of any of the formats.
+    """Read files of any of the formats. A list or a record in a column is its JSON.
 
     What is broken behind a file's head is met when the rows are read: do that in
     ``naming_broken_files``.
@@ -107,6 +112,8 @@ def read_raw(
     Args:
         columns: columns to take; those a file lacks are null.
         required: columns each file with a head must have.
+        fields: what the files call a column, where they call it otherwise. A list of names is a text
+            of all of them, one behind the other with commas, and of what stands in lists of theirs.
     Returns:
         One row a record: ``columns``, ``malformed``, and ``ds`` from the file's folder (null outside
         a partition), all strings.
@@ -114,6 +121,9 @@ def read_raw(
         DataError: a file of another format or encoding, a broken one, or one without a required
             column.
     """
+    fields = fields or {}
+    called = {name: _names_of(name, fields) for name in columns}
+    theirs = list(dict.fromkeys(chain(*called.values())))
     groups: dict[tuple[str, bytes], list[str]] = {}
     for file in files:
         found = _FORMAT.search(file.name)
@@ -128,39 +138,67 @@ def read_raw(
     parts = [empty]
     for (kind, _), paths in groups.items():
         try:
-            frame = _read_group(spark, kind, paths, columns)
+            frame = _read_group(spark, kind, paths, theirs)
         except AnalysisException as error:
             raise DataError(f"{paths[0]} cannot be read: {error}; deliver it again") from None
-        missing = [name for name in required if name not in frame.columns]
+        needed = list(chain(*(called[name] for name in required)))
+        missing = [name for name in needed if name not in frame.columns]
         if missing:
             raise DataError(
-                f"{paths[0]} lacks the columns {missing}; it has {frame.columns}, and "
-                f"{list(required)} are required"
+                f"{paths[0]} lacks the columns {missing}; it has {frame.columns}, and {needed} are "
+                "required; event_fields and item_fields of the settings say what files call a column"
             )
-        present = [
-            f.col(name).cast("string").alias(name)
-            if name in frame.columns
-            else f.lit(None).cast("string").alias(name)
-            for name in [*columns, MALFORMED]
+        ours = [
+            _joined(frame, names) if isinstance(fields.get(name), list) else _text(frame, *names)
+            for name, names in called.items()
         ]
-        present.append(
-            f.nullif(f.regexp_extract("_metadata.file_path", _DS, 1), f.lit("")).alias("ds")
-        )
-        parts.append(frame.select(present))
+        day = f.nullif(f.regexp_extract("_metadata.file_path", _DS, 1), f.lit(""))
+        made = zip([*columns, MALFORMED, "ds"], [*ours, f.col(MALFORMED), day], strict=True)
+        parts.append(frame.select(*(column.alias(name) for name, column in made)))
     return reduce(DataFrame.unionByName, parts[1:] or parts)
 
 
-def _read_group(
-    spark: SparkSession, kind: str, paths: list[str], columns: tuple[str, ...]
-) -> DataFrame:
+def _names_of(column: str, fields: Mapping[str, str | list[str]]) -> list[str]:
+    """What files call a column of ours."""
+    names = fields.get(column, column)
+    return names if isinstance(names, list) else [names]
+
+
+def _text(frame: DataFrame, name: str) -> Column:
+    """A column as text, its lists as JSON; null where a file has no such column."""
+    if name not in frame.columns:
+        return f.lit(None).cast("string")
+    column, kind = f.col(f"`{name}`"), frame.schema[name].dataType
+    is_nested = isinstance(kind, t.ArrayType | t.MapType | t.StructType)
+    return f.to_json(column) if is_nested else column.cast("string")
+
+
+def _joined(frame: DataFrame, names: list[str]) -> Column:
+    """Columns as one text, without those that are empty."""
+    texts = (_text(frame, name) for name in names)
+    flat = (
+        f.coalesce(f.array_join(json_list(text), ", "), f.nullif(f.trim(text), f.lit("")))
+        for text in texts
+    )
+    return f.concat_ws(", ", *flat)  # that leaves nulls out
+
+
+def json_list(text: Column) -> Column:
+    """The strings of a JSON list; null where a text is none."""
+    is_list = text.rlike(r"(?s)^\s*\[.*\]\s*$")  # from_json takes what begins as one, too
+    return f.when(is_list, f.from_json(text, "array<string>"))
+
+
+def _read_group(spark: SparkSession, kind: str, paths: list[str], columns: list[str]) -> DataFrame:
     """Read files of one format and one head; columns as the files have them, and ``malformed``."""
     reader = spark.read.option("columnNameOfCorruptRecord", MALFORMED)
     if kind == "json":
         return reader.schema(_strings([*columns, MALFORMED])).json(paths)
     if kind == "csv":
-        head = spark.read.option("header", True).csv(paths[0]).columns
-        reader = reader.option("header", True).option("enforceSchema", False)
-        return reader.schema(_strings([*head, MALFORMED])).csv(paths)
+        # A quote within quotes is written twice, as in RFC 4180; Spark expects a backslash.
+        reader = reader.option("header", True).option("escape", '"')
+        head = reader.csv(paths[0]).columns
+        return reader.schema(_strings([*head, MALFORMED])).option("enforceSchema", False).csv(paths)
     frame = spark.read.parquet(*paths)
     nanoseconds = {
         field.name: _whole_seconds(field.name)

@@ -10,7 +10,9 @@ REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 OPTIONAL_EVENT_COLUMNS = ("rating", "event_type", "market")
 EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
 ITEM_COLUMNS = ("item_id", "title", "category", "description")
-RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available", "markets")
+RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available", "markets", "published_at", "requires")
+# A record that could not be read, beside the columns of either.
+MALFORMED = "malformed"
 
 # Every event that was read, typed, with what is wrong with it.
 CHECKED_EVENTS = t.StructType(
@@ -68,6 +70,10 @@ ITEMS = t.StructType(
         t.StructField("available", t.BooleanType()),
         # Where it may be recommended, sorted; empty for everywhere.
         t.StructField("markets", t.ArrayType(t.StringType(), containsNull=True)),
+        # The day that the catalogue says; null where it says none.
+        t.StructField("published_on", t.DateType()),
+        # Items that a user must have met before it is recommended to them, sorted.
+        t.StructField("requires", t.ArrayType(t.StringType(), containsNull=True)),
     ]
 )
 

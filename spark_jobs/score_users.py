@@ -15,10 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pyspark.sql import Row, SparkSession
 
 from recbole_llm.errors import DataError, RecboleLlmError
 from recbole_llm.lists.catalogue import Catalogue, available_items, read_catalogue
+from recbole_llm.lists.freshness import Freshness
 from recbole_llm.lists.ranker import read_list_settings
 from recbole_llm.lists.strategy import RECENT, read_strategy
 from recbole_llm.scoring import Artifact, load_artifact
@@ -37,12 +41,14 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     """The newest run published for an earlier day that this one can carry over from.
 
     None where there is none, where the model or a setting is another, where a table or state was
-    deleted, where an item can be recommended now that could not be then, or where lists have other
-    sources than the model, which change from day to day.
+    deleted, where an item can be recommended now that could not be then, where scores fall with every
+    day, or where lists have other sources than the model, which change from day to day.
     """
     earlier = [run for day, run in job.warehouse.published_days().items() if day < job.day]
-    is_model_alone = read_strategy(job.config.strategy).is_model_alone
-    if not job.config.carry_over or not earlier or not is_model_alone:
+    changes_daily = (
+        job.config.freshness_half_life_days or not read_strategy(job.config.strategy).is_model_alone
+    )
+    if not job.config.carry_over or not earlier or changes_daily:
         return None
     run = earlier[-1]
     root = job.warehouse.root
@@ -63,12 +69,13 @@ def find_run_to_carry(job: Job, artifact: Artifact, features: dict[str, Any]) ->
     return Base(str(table), str(state / "sequences"), sorted(item for item, *_ in then - now))
 
 
-def _choice(features: Path, config: NightConfig) -> Iterator[tuple[str, str, tuple[str, ...]]]:
-    """The available items, with what the rules look at."""
+def _choice(features: Path, config: NightConfig) -> Iterator[tuple[Any, ...]]:
+    """The available items, their ids first, with what the rules look at."""
     for item in available_items(features).to_pylist():
         counts = config.max_per_category or config.category_damping < 1
         category = item["category"] if counts else ""
-        yield item["item_id"], category, tuple(item["markets"]) if config.markets else ()
+        markets = tuple(item["markets"]) if config.markets else ()
+        yield item["item_id"], category, markets, tuple(item["requires"] or ())
 
 
 def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) -> dict[str, Any]:
@@ -80,6 +87,7 @@ def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) 
         "max_per_category": config.max_per_category,
         "dislike_weight": config.dislike_weight,
         "category_damping": config.category_damping,
+        "freshness_half_life_days": config.freshness_half_life_days,
         "explain_ranks": config.explain_ranks,
         "strategy": config.strategy,
         "markets": config.markets,
@@ -133,6 +141,21 @@ def _check_choice(catalogue: Catalogue, artifact: Artifact, k: int, day: str) ->
             )  # fmt: skip
 
 
+def _check_prerequisites(catalogue: Catalogue, features: Path) -> None:
+    """Warn of items that nobody can get: what they require is in no catalogue up to this one."""
+    needs = catalogue.prerequisites
+    known = pq.read_table(features / "items", columns=["item_id"])["item_id"]
+    is_known = pc.is_in(needs.ids, value_set=known.combine_chunks()).to_numpy(zero_copy_only=False)
+    lost = np.flatnonzero(~is_known[needs.wanted])
+    if len(lost):
+        item, wanted = catalogue.items[needs.items[lost[0]]], needs.ids[needs.wanted[lost[0]]]
+        _log.warning(
+            "%d available items are recommended to nobody: they require what is in no catalogue, as %r "
+            "requires %r; deliver it, or correct them",
+            len(np.unique(needs.items[lost])), item, wanted.as_py(),
+        )  # fmt: skip
+
+
 def score(job: Job) -> None:
     """Score one day, from its features to a run folder and its row in ``runs``."""
     started_at = datetime.datetime.now(datetime.UTC)
@@ -148,15 +171,17 @@ def score(job: Job) -> None:
                      artifact.model_version, data_cut, job.day)  # fmt: skip
 
     path = warehouse.root / features["path"]
+    day, half_life_days = datetime.date.fromisoformat(job.day), config.freshness_half_life_days
+    freshness = Freshness(day, half_life_days) if half_life_days else None
     settings = run_settings(artifact, config, features["user_keys"])
     lists = read_list_settings(settings)
     base = find_run_to_carry(job, artifact, features)
-    catalogue = read_catalogue(path, config.markets, lists.strategy.uses(RECENT))
+    catalogue = read_catalogue(path, config.markets, freshness, lists.strategy.uses(RECENT))
     _check_choice(catalogue, artifact, config.k, job.day)
+    _check_prerequisites(catalogue, path)
     run_id = make_run_id(job.day, features["fingerprint"], settings)
     attempt = new_attempt(warehouse.runs(job.day) / f"run_id={run_id}")
     attempt.mkdir(parents=True)
-    day = datetime.date.fromisoformat(job.day)
     task = RankingTask(
         artifact=str(artifact_path),
         output=str(attempt),

@@ -87,7 +87,7 @@ def merge_items(
     seen = f.col("ds")
     if first_ds is not None:
         seen = f.when(f.col("ds") == f.lit(days[0]), f.lit(first_ds)).otherwise(seen)
-    told = (*schemas.ITEM_COLUMNS[1:], "markets")
+    told = (*schemas.ITEM_COLUMNS[1:], "markets", "published_on", "requires")
     newest = catalogue.groupBy("item_id").agg(
         f.max_by(f.struct(*told), "ds").alias("new"),
         f.min(seen).alias("seen"),

@@ -100,7 +100,7 @@ def _with_differences(explanation: "Explanation", asked: Asked) -> "Explanation"
     notes = [
         f"the table's score of {item.item_id} is {ranks[item.item_id]['score']:.4f}, the model's "
         f"{item.score:.4f} (reason {ranks[item.item_id]['reason']}): what follows is of the model "
-        "alone, without what the user's feedback or a popular filling made of it"
+        "alone, without what age, the user's feedback or a popular filling made of it"
         for item in explanation.items
         if item.item_id in ranks
         and abs(ranks[item.item_id]["score"] - item.score) > _SAME * max(abs(item.score), 1.0)

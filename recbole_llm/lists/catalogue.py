@@ -5,7 +5,7 @@ The driver reads it once, the workers get it broadcast.
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,32 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from recbole_llm.errors import DataError
+from recbole_llm.lists.freshness import Freshness
+from recbole_llm.lists.prerequisites import Prerequisites, prerequisites_of
 from recbole_llm.lists.reasons import REASON_POPULAR, REASON_REPEAT, REASON_UNCAPPED
 
 TRENDING = "trending"
 """The features' table of what was met in the last days: ``item_id``, ``n_events``."""
+_ITEMS = pa.schema(
+    [
+        ("item_id", pa.string()), ("category", pa.string()), ("n_events", pa.int64()),
+        ("markets", pa.list_(pa.string())), ("first_seen", pa.date32()),
+        ("published_on", pa.date32()), ("requires", pa.list_(pa.string())),
+        ("available", pa.bool_()),
+    ]
+)  # fmt: skip
+"""What lists depend on of the state's ``items``."""
 _LOOKED_INTO = 50
 """Times K popular items that a list is filled up from before all of the catalogue is looked at."""
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """Items that may be recommended somewhere, the most popular first."""
+    """Items that may be recommended somewhere, those of the largest shares first."""
 
     items: list[str]
     shares: NDArray[np.float64]
-    """(items,) of all events."""
+    """(items,) of all events, less what age takes."""
     categories: NDArray[np.int64]
     """(items,) numbers from 0 on; -1 for none."""
     elsewhere: dict[str, NDArray[np.int64]]
@@ -40,6 +51,10 @@ class Catalogue:
     """By the categories' numbers."""
     recent_shares: NDArray[np.float64] | None = None
     """(items,) of the last days' events; None where no list asks for them."""
+    added: NDArray[np.float64] | None = None
+    """(items,) what their ages add to their scores; None where ages do not count."""
+    prerequisites: Prerequisites = field(default_factory=Prerequisites)
+    """What must be met before an item is recommended."""
 
     @cached_property
     def positions(self) -> dict[str, int]:
@@ -52,29 +67,42 @@ class Catalogue:
 
 
 def available_items(features: Path) -> pa.Table:
-    """``item_id``, ``category``, ``n_events`` and ``markets`` of what may be recommended somewhere.
+    """What may be recommended somewhere, with the columns of ``_ITEMS``.
 
     Args:
-        features: a finished attempt.
+        features: a finished attempt; one of before a column was there has nulls in it.
     """
-    columns = ["item_id", "category", "n_events", "markets"]
-    return pq.read_table(features / "items", columns=columns, filters=pc.field("available"))
+    items = pq.read_table(features / "items", schema=_ITEMS, filters=pc.field("available"))
+    return items.drop_columns("available")
 
 
-def read_catalogue(features: Path, markets: list[str], with_recent: bool = False) -> Catalogue:
+def read_catalogue(
+    features: Path,
+    markets: list[str],
+    freshness: Freshness | None = None,
+    with_recent: bool = False,
+) -> Catalogue:
     """Take the day's available items to the driver.
 
     Args:
         features: a finished attempt.
         markets: accepted markets; where there are none, every item may be recommended to everybody,
             who are of the market ``""``.
+        freshness: what age does to odds, the model's and those of popular items; None for nothing.
         with_recent: read what was met in the last days too.
     Raises:
         DataError: that was not counted when the features were made.
     """
-    order = [("n_events", "descending"), ("item_id", "ascending")]
-    items = available_items(features).sort_by(order).combine_chunks()
+    items = available_items(features)
     counts = items["n_events"].to_numpy()
+    shares = counts / max(counts.sum(), 1)
+    added = None if freshness is None else freshness.added(items)
+    if added is not None:
+        shares = shares * np.exp(added)
+    items = items.append_column("share", pa.array(shares))
+    if added is not None:
+        items = items.append_column("added", pa.array(added))
+    items = items.sort_by([("share", "descending"), ("item_id", "ascending")]).combine_chunks()
     category = pc.if_else(pc.equal(items["category"], ""), None, items["category"])
     coded = category.combine_chunks().dictionary_encode()
     codes = coded.indices.fill_null(-1)
@@ -88,11 +116,13 @@ def read_catalogue(features: Path, markets: list[str], with_recent: bool = False
         elsewhere[market] = np.flatnonzero(~is_here)
     return Catalogue(
         items["item_id"].to_pylist(),
-        counts / max(counts.sum(), 1),
+        items["share"].to_numpy(),
         codes.to_numpy().astype(np.int64),
         elsewhere,
         coded.dictionary.to_pylist(),
         _recent_shares(features, items["item_id"]) if with_recent else None,
+        None if added is None else items["added"].to_numpy(),
+        prerequisites_of(items["requires"].combine_chunks()),
     )
 
 
@@ -168,7 +198,7 @@ class Popular:
             chosen: items that the list begins with.
             k: K, rows of a list.
         Returns:
-            K rows less those chosen: item, its share of all events, and why it stands there.
+            K rows less those chosen: item, its share, and why it stands there.
         Raises:
             DataError: so few items are left that the list cannot have K rows.
         """
@@ -204,7 +234,7 @@ class Popular:
         if len(taken) < k:
             raise DataError(
                 f"user {user['user_id']!r} has {len(taken)} items left of {len(self._here)} in the "
-                f"market {self._market!r}, k={k} were asked for: they blocked {len(out)}; "
-                "lower k"
+                f"market {self._market!r}, k={k} were asked for: {len(out)} items are blocked, or "
+                "require what the user has not met; lower k"
             )
         return rows

@@ -99,8 +99,8 @@ class Ranker:
         self.names = [title or item for title, item in zip(told.titles, told.item_ids, strict=True)]
         self.catalogue = catalogue
         self._settings = settings
-        self._among = scorer.among(catalogue.items)
         self._rows = np.array([scorer.row(item) for item in catalogue.items], dtype=np.int64)
+        self._among = scorer.among(catalogue.items, catalogue.added)
         self._categories = np.full(scorer.n_items + 1, -1, dtype=np.int64)
         self._categories[self._rows] = catalogue.categories
         self._categories[0] = -1
@@ -190,6 +190,10 @@ class Ranker:
             theirs = unread.owners * n_rows + unread.values
             is_read = ~np.isin(met.owners * n_rows + met.values, theirs)
         blocked = self._known_of(users["blocked_ids"])
+        waiting = self.catalogue.prerequisites.waiting(users["item_ids"])
+        if len(waiting.owners):
+            rows = self._rows[waiting.values]
+            blocked = blocked.with_(Pairs(waiting.owners[rows > 0], rows[rows > 0]))
         if (
             self._settings.exclude_seen and not is_read.all()
         ):  # what is not read was met all the same
@@ -205,7 +209,7 @@ class Ranker:
             items = self.known.take(pa.array(np.maximum(ranked.reshape(-1) - 1, 0)))
             is_there = ranked > 0
         else:
-            readers = Readers(read, lengths, feedback, self._out(users))
+            readers = Readers(read, lengths, feedback, self._out(users).with_(waiting))
             n_met = pc.list_value_length(users["item_ids"]).to_numpy()
             places, scores, sources = self._sources.lists(
                 readers, n_met, k, market, self._rules_of(market), self._settings.strategy
@@ -221,6 +225,9 @@ class Ranker:
             popular = self._popular_in(market)
             for user, of_user in zip(short.tolist(), users.take(short).to_pylist(), strict=True):
                 n = int(is_there[user].sum())
+                first, last = np.searchsorted(waiting.owners, [user, user + 1])
+                wait = [self.catalogue.items[place] for place in waiting.values[first:last]]
+                of_user["blocked_ids"] = [*of_user["blocked_ids"], *wait]
                 more = popular.fill(of_user, filled[user, :n].tolist(), k)
                 filled[user, n:] = [item for item, _, _ in more]
                 why_there[user, n:] = [reason for _, _, reason in more]

@@ -64,6 +64,8 @@ class Sources:
         self._neighbors = neighbors
         self._place = np.full(scorer.n_items + 1, -1, dtype=np.int64)
         self._place[rows[rows > 0]] = np.flatnonzero(rows > 0)
+        aged = np.zeros(len(catalogue.items)) if catalogue.added is None else catalogue.added
+        self._fresh = np.exp(aged).astype(np.float32)
 
     def lists(
         self, users: Readers, n_met: NDArray[np.int64], k: int, market: str, rules: Rules,
@@ -143,11 +145,12 @@ class Sources:
             weights = self._catalogue.shares
             if source == RECENT:
                 assert self._catalogue.recent_shares is not None, "read with the catalogue"
-                weights = self._catalogue.recent_shares
+                weights = self._catalogue.recent_shares * self._fresh
             return self._most_met(weights, users, depth, market)
         owners, rows, votes = self._neighbors[source].votes(users.rows, users.lengths)
         places = self._place[rows]
         is_there = (places >= 0) & ~np.isin(places, self._catalogue.elsewhere[market])
+        votes = votes * self._fresh[places]
         return self._best(owners[is_there], places[is_there], votes[is_there], users, depth)
 
     def _most_met(

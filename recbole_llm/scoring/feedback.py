@@ -24,6 +24,8 @@ class Pairs:
 
     def with_(self, others: "Pairs") -> "Pairs":
         """These and others."""
+        if not len(self.owners):
+            return others
         owners = np.concatenate([self.owners, others.owners])
         order = np.argsort(owners, kind="stable")
         return Pairs(owners[order], np.concatenate([self.values, others.values])[order])
@@ -32,8 +34,10 @@ class Pairs:
         """Those of some sequences, given in order, by their places among them."""
         if not len(self.owners):
             return self
-        is_here = np.isin(self.owners, batch)
-        return Pairs(np.searchsorted(batch, self.owners[is_here]), self.values[is_here])
+        first, last = np.searchsorted(self.owners, [batch[0], batch[-1] + 1])
+        owners, values = self.owners[first:last], self.values[first:last]
+        is_here = np.isin(owners, batch)
+        return Pairs(np.searchsorted(batch, owners[is_here]), values[is_here])
 
 
 @dataclass(frozen=True)

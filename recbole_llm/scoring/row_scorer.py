@@ -76,9 +76,12 @@ class RowScorer:
         """(H,) the middle of the catalogue."""
         return self._targets[1:].mean(0)
 
-    def top_items(self, rows: Tensor | None) -> TopItems:
-        """A choice of rows, ascending; None for all."""
-        return TopItems(self._targets, self.artifact.item_bias.to(self.device), rows)
+    def top_items(self, rows: Tensor | None, added: Tensor | None = None) -> TopItems:
+        """A choice of rows, ascending, None for all; ``added`` to the score of each, (rows,)."""
+        bias = self.artifact.item_bias.to(self.device)
+        if rows is not None and added is not None:
+            bias = bias.index_add(0, rows, added.to(self.device))
+        return TopItems(self._targets, bias, rows)
 
     def batches(
         self, rows: NDArray[np.int64], lengths: NDArray[np.int64]

@@ -51,14 +51,19 @@ class Scorer(RowScorer):
         """An item's row of the item matrix; 0 for one that the model cannot read or rank."""
         return self._row.get(item_id, 0)
 
-    def among(self, item_ids: Iterable[str]) -> TopItems:
+    def among(self, item_ids: Iterable[str], added: NDArray[np.float64] | None = None) -> TopItems:
         """Prepare a choice of items that ``rank`` and ``top_k`` may be restricted to.
 
         Args:
-            item_ids: external ids; those that the model does not know are left out.
+            item_ids: external ids, each once; those that the model does not know are left out.
+            added: (items,) what is added to the score of each; None for nothing.
         """
-        rows = sorted({self._row[item] for item in item_ids if item in self._row})
-        return self.top_items(torch.tensor(rows, dtype=torch.int64, device=self.device))
+        places = {self._row[item]: n for n, item in enumerate(item_ids) if item in self._row}
+        rows = sorted(places)
+        more = None
+        if added is not None:
+            more = torch.from_numpy(added[[places[row] for row in rows]].astype(np.float32))
+        return self.top_items(torch.tensor(rows, dtype=torch.int64, device=self.device), more)
 
     def top_k(
         self,

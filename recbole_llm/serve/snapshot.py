@@ -3,6 +3,7 @@
 A service asks by one snapshot while the next is made, and then by that one: nothing in it changes.
 """
 
+import datetime
 import logging
 import os
 import time
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 
 from recbole_llm.errors import ArtifactError, NotFoundError
 from recbole_llm.lists.catalogue import Catalogue, read_catalogue
+from recbole_llm.lists.freshness import Freshness
 from recbole_llm.lists.ranker import ListSettings, Ranker, read_list_settings
 from recbole_llm.lists.strategy import RECENT
 from recbole_llm.lists.users import Event, User
@@ -135,9 +137,8 @@ class Source:
             features = self._warehouse.state_of(run)
             settings = run.get("settings", {})
             rules = replace(read_list_settings(settings), explain_ranks=0)
-            catalogue = read_catalogue(
-                features, settings.get("markets", []), rules.strategy.uses(RECENT)
-            )
+            markets, with_recent = settings.get("markets", []), rules.strategy.uses(RECENT)
+            catalogue = read_catalogue(features, markets, _freshness(run), with_recent)
             snapshot = Snapshot(
                 path, Ranker(scorer, catalogue, rules, path),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
@@ -165,6 +166,14 @@ class Source:
             return None
         days = self._warehouse.published_days()
         return days[max(days)] if days else None
+
+
+def _freshness(run: dict[str, Any]) -> Freshness | None:
+    """What age does to odds, as of the published day."""
+    half_life_days = run.get("settings", {}).get("freshness_half_life_days", 0)
+    if not half_life_days:
+        return None
+    return Freshness(datetime.date.fromisoformat(run["ds"]), half_life_days)
 
 
 def _all_of(items: list[str]) -> Catalogue:

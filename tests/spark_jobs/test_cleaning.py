@@ -26,6 +26,8 @@ CONFIG = replace(
 )  # fmt: skip
 DAY = datetime.date(2024, 5, 2)
 NOON = 1_714_651_200  # 2024-05-02T12:00:00Z
+_UNSAID = ("available", "markets", "published_at", "requires", "malformed")
+"""Columns of a catalogue that says nothing in them."""
 
 
 def _event(**changes: Any) -> dict[str, Any]:
@@ -140,21 +142,35 @@ def test_a_robot_is_set_aside_for_the_day(spark: SparkSession) -> None:
 
 
 def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None:
-    raw = spark.createDataFrame(
-        [("a", "Heat", None, None, None, None, None), ("a", "Alien", None, None, "false", None, None),
-         (" ", "Nobody", None, None, None, "de, at,de", None),
-         (None, None, None, None, None, None, "{"), ("b", "Ran", None, None, "perhaps", " ", None),
-         ("c\n", "Ikiru", None, None, None, '["fr","de"]', None)],
-        "item_id string, title string, category string, description string, available string, "
-        "markets string, malformed string",
-    ).withColumn("ds", f.lit("2024-05-02"))  # fmt: skip
-    columns = ("title", "reason", "available", "markets")
-    rows = [tuple(row[name] for name in columns) for row in check_items(raw, ["US"]).collect()]
-    assert sorted(rows, key=str) == sorted(
+    columns = ("item_id", "title", "available", "markets", "published_at", "requires", "malformed")
+    rows: list[tuple[str | None, ...]] = [
+        ("a", "Heat", None, None, None, None, None), ("a", "Alien", "false", None, None, None, None),
+        (" ", "Nobody", None, "de, at,de", None, None, None), (*[None] * 6, "{"),
+        ("b", "Ran", "perhaps", " ", None, None, None),
+        ("c\n", "Ikiru", None, '["fr","de"]', None, None, None),
+        ("d", "Dated", None, None, "2024-05-01T23:59:59Z", '["x y", "b,c", "", "b,c", 7]', None),
+        ("e", "Old", None, None, "-1", "p; o p|q", None),
+        ("f", "Odd", None, None, "May 1st", None, None),
+        ("g", "Far", None, None, "1e15", None, None), ("h", "Blank", None, None, " ", " ", None),
+    ]  # fmt: skip
+    raw = spark.createDataFrame(rows, ", ".join(f"{name} string" for name in columns)).withColumns(
+        {"ds": f.lit("2024-05-02"), **{
+            name: f.lit(None).cast("string") for name in ("category", "description")
+        }}
+    )  # fmt: skip
+    told = ("title", "reason", "available", "markets", "published_on", "requires")
+    found = [tuple(row[name] for name in told) for row in check_items(raw, ["US"]).collect()]
+    first, before = datetime.date(2024, 5, 1), datetime.date(1969, 12, 31)
+    assert sorted(found, key=str) == sorted(
         [
-            ("Alien", None, False, []), ("Heat", "duplicate_item", True, []),
-            ("Nobody", "missing_item_id", True, ["at", "de"]), ("", "malformed_record", True, []),
-            ("Ran", "bad_available", None, []), ("Ikiru", "bad_item_id", True, ["de", "fr"]),
+            ("Alien", None, False, [], None, []), ("Heat", "duplicate_item", True, [], None, []),
+            ("Nobody", "missing_item_id", True, ["at", "de"], None, []),
+            ("", "malformed_record", True, [], None, []), ("Ran", "bad_available", None, [], None, []),
+            ("Ikiru", "bad_item_id", True, ["de", "fr"], None, []),
+            ("Dated", None, True, [], first, ["7", "b,c", "x y"]),
+            ("Old", None, True, [], before, ["o", "p", "q"]),
+            ("Odd", "bad_published_at", True, [], None, []),
+            ("Far", "bad_published_at", True, [], None, []), ("Blank", None, True, [], None, []),
         ],
         key=str,
     )  # fmt: skip
@@ -166,7 +182,7 @@ def test_control_characters_leave_the_texts(spark: SparkSession) -> None:
         [("a", hostile, hostile, hostile)],
         "item_id string, title string, category string, description string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in ("available", "markets", "malformed")
+        name: f.lit(None).cast("string") for name in _UNSAID
     }})  # fmt: skip
     (row,) = check_items(raw, ["US"]).collect()
     for name in ("title", "category", "description"):
@@ -188,7 +204,7 @@ def test_item_texts_are_screened_and_counted(spark: SparkSession) -> None:
          (None, None, None, "{b@mail.org")],
         "item_id string, title string, description string, malformed string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in ("category", "available", "markets")
+        name: f.lit(None).cast("string") for name in ("category", *_UNSAID[:-1])
     }})  # fmt: skip
     rows = {row["item_id"]: row.asDict() for row in check_items(raw, ["US"]).collect()}
     assert (rows["a"]["title"], rows["a"]["description"]) == ("Heat by [e-mail]", "call [phone]")

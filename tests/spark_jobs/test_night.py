@@ -338,6 +338,33 @@ def test_problems_are_found_on_the_driver(night: Any, small_night_config: Path) 
     with pytest.raises(ConfigError, match=r"category_damping must be in \(0, 1], got 0"):
         night(steps=(), category_damping=0)
     night(steps=(), category_damping=0.5)
+    for setting, fault in (
+        (
+            {"freshness_half_life_days": -1},
+            "freshness_half_life_days must be a number of at least 0",
+        ),
+        (
+            {"freshness_half_life_days": 0.001},
+            r"must be 0, for no fall with age, or in \[0.01, 100000",
+        ),
+        (
+            {"event_fields": {"reader": "user_id"}},
+            r"event_fields must be of the columns .*\['reader'\]",
+        ),
+        (
+            {"event_fields": {"user_id": ["a", "b"]}},
+            r"event_fields.user_id must be a column's name",
+        ),
+        (
+            {"item_fields": {"title": []}},
+            r"item_fields.title must be .* or for \['title', 'category",
+        ),
+        ({"item_fields": {"requires": ["a"]}}, "item_fields.requires must be a column's name"),
+        ({"item_fields": {"title": "malformed"}}, "not 'malformed', .*got 'malformed'"),
+    ):
+        with pytest.raises(ConfigError, match=fault):
+            night(steps=(), **setting)
+        night(steps=(), event_fields={}, item_fields={}, freshness_half_life_days=0)
     with pytest.raises(ConfigError, match="k must be an integer of at least 1, got 0"):
         night(steps=(score,), k=0)
     night(steps=(), k=3)

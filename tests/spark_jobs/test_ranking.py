@@ -232,6 +232,51 @@ def test_a_cap_that_cannot_be_kept(features: Path, tmp_path: Path) -> None:
     assert len(set(capped[:7])) == 7
 
 
+REQUIRES = {
+    "i5": ["i4"], "i10": ["i3", "i4"], "i12": ["i13"], "i15": ["i19"], "i16": ["nowhere", "i0"]
+}  # fmt: skip
+"""The model does not know i19, and nobody can meet nowhere."""
+
+
+@pytest.mark.parametrize(("k", "cap"), [(3, 0), (3, 1), (12, 0), (12, 1)])
+@pytest.mark.parametrize("markets", [[], MARKETS])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_items_wait_for_what_they_require(
+    features: Path, tmp_path: Path, markets: list[str], k: int, cap: int, exclude_seen: bool
+) -> None:
+    folder = tmp_path / "requiring"
+    shutil.copytree(features, folder)
+    path = folder / "items" / "part-0.snappy.parquet"
+    requires = pa.array([REQUIRES.get(item) for item in ITEMS], pa.list_(pa.string()))
+    pq.write_table(pq.read_table(path).append_column("requires", requires), path)
+    settings = {"k": k, "max_per_category": cap, "exclude_seen": exclude_seen}
+    if markets and k == 12:
+        settings["k"] = k = 6  # at has nine items
+    lists, _, task = _score(folder, tmp_path, markets, **settings)
+    plain, _, _ = _score(features, tmp_path / "plain", markets, **settings)
+    histories = {**HISTORIES, "new": [], "lost": ["i19"]}
+
+    def waits(user: str, item: str) -> bool:
+        return not {*REQUIRES.get(item, [])} <= {*histories[user]}
+
+    assert any(waits(user, row["item_id"]) for user in plain for row in plain[user])
+    assert not any(waits(user, row["item_id"]) for user in lists for row in lists[user])
+    assert any(row["item_id"] in REQUIRES for rows in lists.values() for row in rows)
+    for user in HISTORIES:
+        if not any(waits(user, row["item_id"]) for row in plain[user]):
+            assert [row["item_id"] for row in lists[user]] == [
+                row["item_id"] for row in plain[user]
+            ]
+    (table,) = Path(task.output).glob("*.parquet")
+    with duckdb.connect() as database:
+        database.execute(f"CREATE TABLE rows AS SELECT * FROM '{table}'")
+        change = "if(user_id = 'new' AND rank = 1, 'i12', item_id) AS item_id"
+        database.execute(f"COPY (SELECT * REPLACE ({change}) FROM rows) TO '{table}'")
+    sequences = folder / "sequences" / "part-0.snappy.parquet"
+    counts = audit_file(str(table), str(sequences), _promise(folder, task, markets))
+    assert counts["bad_prerequisite_users"] == 1
+
+
 _FIRST = "user_id = 'u2' AND rank = 1"
 _SPOILT = {
     "label_rows=3": "SELECT * REPLACE (if(user_id = 'u2', 'other', run_id) AS run_id) FROM rows",

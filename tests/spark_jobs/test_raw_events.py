@@ -1,7 +1,12 @@
 """Raw files of every format, whole and broken, and which of them a night reads."""
 
+import csv
+import gzip
+import json
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.testing import assertDataFrameEqual
@@ -30,6 +35,69 @@ def test_other_formats_read_alike(spark: SparkSession, tmp_path: Path, kind: str
         "market string, malformed string, ds string",
     )
     assertDataFrameEqual(raw, expected)
+
+
+CATALOGUE = [
+    {
+        "id": "1",
+        "artist": "A, B",
+        "tags": ["slow jazz", "b[o]p", None],
+        "year": 1959,
+        "needs": ["x y"],
+    },
+    {"id": "2", "artist": " ", "tags": [], "year": None, "needs": None},
+    {"id": "3", "artist": "[C]", "tags": None, "year": 7, "needs": ["a", "b"]},
+]
+FIELDS = {"item_id": "id", "title": "artist", "description": ["artist", "tags", "year"],
+          "category": ["tags"], "requires": "needs"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "jsonl.gz", "parquet", "csv"])
+def test_a_catalogue_in_its_own_names(spark: SparkSession, tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"tracks.{kind}"
+    compact = (",", ":")
+    lines = "".join(f"{json.dumps(row, separators=compact)}\n" for row in CATALOGUE)
+    if kind == "jsonl":
+        file.write_text(lines)
+    elif kind == "jsonl.gz":
+        with gzip.open(file, "wt") as packed:
+            packed.write(lines)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(CATALOGUE), file)
+    else:
+        with file.open("w", newline="") as opened:
+            writer = csv.DictWriter(opened, CATALOGUE[0])
+            writer.writeheader()
+            for row in CATALOGUE:
+                lists = {name: row[name] for name in ("tags", "needs") if row[name] is not None}
+                packed_lists = {
+                    name: json.dumps(x, separators=compact) for name, x in lists.items()
+                }
+                writer.writerow({**row, **packed_lists})
+    raw = read_raw(spark, [file], schemas.RAW_ITEM_COLUMNS, ("item_id",), FIELDS)
+    assert raw.columns == [*schemas.RAW_ITEM_COLUMNS, "malformed", "ds"]
+    told = ("item_id", "title", "category", "description", "requires", "malformed")
+    rows = {row["item_id"]: tuple(row[name] for name in told) for row in raw.collect()}
+    assert rows == {
+        "1": ("1", "A, B", "slow jazz, b[o]p", "A, B, slow jazz, b[o]p, 1959", '["x y"]', None),
+        "2": ("2", " ", "", "", None, None),
+        "3": ("3", "[C]", "", "[C], 7", '["a","b"]', None),
+    }
+
+
+def test_a_file_without_a_column_that_it_should_call_otherwise(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    (tmp_path / "e.csv").write_text("user_id,item_id,at.utc\nu,a,1\n")
+    fields: dict[str, str | list[str]] = {"timestamp": "at.utc"}
+    columns = schemas.EVENT_COLUMNS, schemas.REQUIRED_EVENT_COLUMNS
+    (row,) = read_raw(spark, [tmp_path / "e.csv"], *columns, fields).collect()
+    assert (row["user_id"], row["timestamp"]) == ("u", "1")
+    fields = {**fields, "user_id": "reader"}
+    with pytest.raises(
+        DataError, match=r"lacks the columns \['reader'\]; .*event_fields and item_"
+    ):
+        read_raw(spark, [tmp_path / "e.csv"], *columns, fields)
 
 
 def test_an_empty_csv_is_a_day_without_events(spark: SparkSession, tmp_path: Path) -> None:

@@ -93,6 +93,32 @@ def test_banned_and_blocked_items_are_left_out(scorer: Scorer, exclude_seen: boo
 
 
 @pytest.mark.parametrize("cap", [0, 2])
+@pytest.mark.parametrize("exclude_seen", [True, False])
+def test_what_is_added_to_items_ranks_them_anew(
+    scorer: Scorer, exclude_seen: bool, cap: int
+) -> None:
+    some = IDS[::-2]
+    added = np.random.default_rng(7).normal(0, 3, len(some))
+    categories = np.arange(301) % 60
+    rules = Rules(exclude_seen, scorer.among(some, added), None, categories, cap)
+    lists, scores = _rank(scorer, 10, rules)
+    more = dict(zip(some, added, strict=True))
+    for user, seq in enumerate(SEQS):
+        n_left = 300 - 6 if exclude_seen else 300
+        whole = scorer.top_k([seq], n_left, exclude_seen)
+        pairs = zip(whole.item_ids[0], whole.scores[0].tolist(), strict=True)
+        total = {item: score + more[item] for item, score in pairs if item in more}
+        n_of, expected = Counter[int](), []
+        for item in sorted(total, key=lambda item: -total[item]):
+            category = int(categories[IDS.index(item) + 1])
+            n_of[category] += 1
+            if not cap or n_of[category] <= cap:
+                expected.append(item)
+        assert lists[user] == expected[:10]
+        assert scores[user] == pytest.approx([total[item] for item in expected[:10]], abs=1e-4)
+
+
+@pytest.mark.parametrize("cap", [0, 2])
 @pytest.mark.parametrize("damping", [1e-6, 0.3, 1.0])
 def test_damping_multiplies_odds_and_ranks_anew(scorer: Scorer, damping: float, cap: int) -> None:
     categories = np.random.default_rng(5).integers(-1, 6, 301)

@@ -48,6 +48,10 @@ BEFORE = {"u2": [("hide", "i9"), ("dislike", "i3")], "u3": [("not_interested_cat
 """On the first."""
 
 
+REQUIRES = {"i13": ["i9"], "i2": ["i16"], "i17": ["i0", "i19"], "i6": ["nowhere"]}
+"""On the second day u1 has met i9, u3 i0 but not i19."""
+
+
 def _rows(day: int, said: dict[str, list[tuple[str, str]]]) -> list[dict[str, object] | str]:
     return [
         {"user_id": user, "item_id": item, "event_type": says, "timestamp": NOON + 86_400 * day + n}
@@ -69,9 +73,12 @@ def nights(
     add_user_key(tmp_path / "keys")
     warehouse = Warehouse(small_warehouse)
     lines = [
-        json.dumps({"item_id": item, "title": f"The {item}", "category": f"c{n // 3}" if n else ""})
+        json.dumps(
+            {"item_id": item, "title": f"The {item}", "category": f"c{n // 3}" if n else "",
+             "requires": REQUIRES.get(item), "published_at": f"2024-04-{1 + n:02}"}
+        )
         for n, item in enumerate(ITEMS)
-    ]
+    ]  # fmt: skip
     (warehouse.raw_items / "items.jsonl").write_text("\n".join(lines) + "\n")
     met = {f"u{n}": [("view", ITEMS[(n + step) % 20]) for step in range(4)] for n in range(5)}
     first = {user: [*of_user, *BEFORE.get(user, [])] for user, of_user in met.items()}
@@ -85,6 +92,33 @@ def client(nights: Any, small_warehouse: Path) -> Iterator[TestClient]:
     service = Service(Source(warehouse, None), ServeSettings(refresh_s=0.02), warehouse)
     with TestClient(create_app(service, ApiKeys([]))) as client:
         yield client
+
+
+def test_ages_and_what_is_required(nights: Any) -> None:
+    """The service counts ages up to the table's day; an event opens what required it."""
+    warehouse = nights("2024-05-01", **RULES, freshness_half_life_days=2.5)
+    service = Service(Source(warehouse, None), ServeSettings(), warehouse)
+    with TestClient(create_app(service, ApiKeys([]))) as client:
+        for user in client.get("/users").json():
+            table = _list(client.get(f"/recommendations/{user}", params={"k": K}).json())
+            now = _list(client.post("/recommend", json={"user_id": user, "k": K}).json())
+            assert [row[::2] for row in now] == [row[::2] for row in table]
+            assert [row[1] for row in now] == pytest.approx([row[1] for row in table], abs=1e-5)
+        ages = {"i18": 12, "i12": 18, "i15": 15}  # days before 2024-05-01
+        scorer = service.snapshot.ranker.scorer
+        items = np.array([[scorer.row(item) for item in ages]])
+        plain = scorer.score(np.array([scorer.row("i1")]), np.array([1]), items)[0]
+        expected = [
+            score - np.log(2) * age / 2.5 for score, age in zip(plain, ages.values(), strict=True)
+        ]
+        body = {"history": ["i1"], "k": 16}
+        scores = {
+            item: score for item, score, _ in _list(client.post("/recommend", json=body).json())
+        }
+        assert [scores[item] for item in ages] == pytest.approx(expected, abs=1e-4)
+        assert not {"i13", "i17"} & scores.keys()
+        more = {**body, "events": [{"item_id": "i9"}]}
+        assert "i13" in {item for item, *_ in _list(client.post("/recommend", json=more).json())}
 
 
 def test_the_service_and_the_nights(client: TestClient, nights: Any, small_warehouse: Path) -> None:
