@@ -6,6 +6,7 @@ number of events.
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,11 @@ _FORMAT = "(FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')"
 
 
 def export_atomic(
-    features: Path, dataset: str, data_path: Path, before_s: int | None = None
+    features: Path,
+    dataset: str,
+    data_path: Path,
+    before_s: int | None = None,
+    media: Sequence[str] = (),
 ) -> Path:
     """Write ``data_path/<dataset>/<dataset>.inter``, ``.item`` and ``.user``.
 
@@ -31,11 +36,13 @@ def export_atomic(
         dataset: the data set's name for RecBole.
         data_path: its parent folder.
         before_s: Unix seconds; only events before that instant are written, and all items.
+        media: columns of the items that say where pictures and sounds are; others are not written, for
+            a model would read them as texts.
     Returns:
         The data set's folder.
     Raises:
         DataError: there is no event to write, or an id holds a tab, a line break or a double quote,
-            which RecBole's reader would take for the end of a field.
+            which RecBole's reader would take for the end of a field; or the items have no such column.
     """
     started = time.monotonic()
     folder = data_path / dataset
@@ -73,6 +80,7 @@ def export_atomic(
             f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
             for name in ("title", "category", "description")
         )
+        texts += _media_columns(database, media, features)
         database.execute(
             f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
             TO '{_quoted(folder / f"{dataset}.item")}' {_FORMAT}"""
@@ -86,6 +94,19 @@ def export_atomic(
     _log.info("atomic files: %d interactions in %s, %.1f s", copied[0], folder,
               time.monotonic() - started)  # fmt: skip
     return folder
+
+
+def _media_columns(
+    database: duckdb.DuckDBPyConnection, names: Sequence[str], features: Path
+) -> str:
+    """The columns of a SELECT, as they stand: a path may hold several blanks."""
+    known = [row[0] for row in database.execute("DESCRIBE items").fetchall()]
+    if absent := [name for name in names if name not in known]:
+        raise DataError(
+            f"the items of {features} have no column {absent[0]!r}, found {known}; image_field and "
+            "audio_field in the section 'training' name image and audio, or leave them out"
+        )
+    return "".join(f""", coalesce({name}, '') AS "{name}:token\"""" for name in names)
 
 
 def _quoted(path: Path) -> str:

@@ -41,7 +41,8 @@ class Medium:
         """
         if self.path is None:
             try:
-                return base64.b64decode(self.value.partition(",")[2], validate=True)
+                body = "".join(self.value.partition(",")[2].split())  # many a tool breaks lines
+                return base64.b64decode(body, validate=True)
             except (binascii.Error, ValueError) as error:
                 raise DataError(f"{self} is no base64: {error}; write it anew") from None
         try:

@@ -313,8 +313,10 @@ def test_bytes_are_encoded_once_wherever_they_lie(
 
     # Now nothing may be encoded any more: the same bytes in the catalogue, and moved.
     monkeypatch.setattr(media_vectors, "MediaEncoder", None)
-    uris = [as_uri(content, "application/octet-stream") for content in contents]
+    uris = [as_uri(content, "x/y") for content in contents]
     np.testing.assert_array_equal(_read(tmp_path, ["", *uris], media_encoders), of_paths)
+    broken_up = [uri.replace("A", "\r\n A ") for uri in uris]
+    np.testing.assert_array_equal(_read(tmp_path, ["", *broken_up], media_encoders), of_paths)
     (tmp_path / "pictures").rename(tmp_path / "moved")
     moved = [path.replace("pictures", "moved") for path in paths]
     np.testing.assert_array_equal(_read(tmp_path, ["", *moved], media_encoders), of_paths)

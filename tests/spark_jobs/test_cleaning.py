@@ -147,7 +147,9 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
          ("c\n", "Ikiru", None, None, None, '["fr","de"]', None)],
         "item_id string, title string, category string, description string, available string, "
         "markets string, malformed string",
-    ).withColumn("ds", f.lit("2024-05-02"))  # fmt: skip
+    ).withColumns({
+        "ds": f.lit("2024-05-02"), **dict.fromkeys(schemas.MEDIA_COLUMNS, f.lit(None).cast("string"))
+    })  # fmt: skip
     columns = ("title", "reason", "available", "markets")
     rows = [tuple(row[name] for name in columns) for row in check_items(raw, ["US"]).collect()]
     assert sorted(rows, key=str) == sorted(
@@ -166,7 +168,8 @@ def test_control_characters_leave_the_texts(spark: SparkSession) -> None:
         [("a", hostile, hostile, hostile)],
         "item_id string, title string, category string, description string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in ("available", "markets", "malformed")
+        name: f.lit(None).cast("string")
+        for name in ("available", "markets", "malformed", *schemas.MEDIA_COLUMNS)
     }})  # fmt: skip
     (row,) = check_items(raw, ["US"]).collect()
     for name in ("title", "category", "description"):
@@ -188,7 +191,8 @@ def test_item_texts_are_screened_and_counted(spark: SparkSession) -> None:
          (None, None, None, "{b@mail.org")],
         "item_id string, title string, description string, malformed string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in ("category", "available", "markets")
+        name: f.lit(None).cast("string")
+        for name in ("category", "available", "markets", *schemas.MEDIA_COLUMNS)
     }})  # fmt: skip
     rows = {row["item_id"]: row.asDict() for row in check_items(raw, ["US"]).collect()}
     assert (rows["a"]["title"], rows["a"]["description"]) == ("Heat by [e-mail]", "call [phone]")

@@ -99,26 +99,29 @@ def test_recent_holds_the_day_and_what_may_be_repeated(
 def test_a_catalogue_by_hand(spark: SparkSession) -> None:
     one, two, three = (datetime.date(2024, 5, day) for day in (1, 2, 3))
     before = [
-        ("old", "Old", "", "", 4, one, True, ["de"]), ("back", "Back", "", "", 0, one, False, ["de"])
-    ]  # fmt: skip
+        ("old", "Old", "", "", "old.png", "", 4, one, True, ["de"]),
+        ("back", "Back", "", "", "back.png", "", 0, one, False, ["de"]),
+    ]
     items = spark.createDataFrame(before, schemas.ITEMS)
     catalogue = spark.createDataFrame(
         [
-            ("back", "Back again", "x", "y", True, ["at", "de"], three),
-            ("off", "Off", "", "", False, [], three),
-            ("brief", "Brief", "", "", True, ["fr"], two), ("new", "Draft", "", "", False, ["fr"], two),
-            ("new", "New", "", "", True, [], three),
+            ("back", "Back again", "x", "y", "", "back.wav", True, ["at", "de"], three),
+            ("off", "Off", "", "", "", "", False, [], three),
+            ("brief", "Brief", "", "", "", "", True, ["fr"], two),
+            ("new", "Draft", "", "", "draft.png", "", False, ["fr"], two),
+            ("new", "New", "", "", "new.png", "", True, [], three),
         ],
-        "item_id string, title string, category string, description string, available boolean, "
-        "markets array<string>, ds date",
-    )  # fmt: skip
+        "item_id string, title string, category string, description string, image string, "
+        "audio string, available boolean, markets array<string>, ds date",
+    )
     days = ["2024-05-02", "2024-05-03"]
     after = [
-        ("old", "Old", "", "", 4, one, False, ["de"]),
-        ("back", "Back again", "x", "y", 0, one, True, ["at", "de"]),
-        ("off", "Off", "", "", 0, three, False, []),
-        ("brief", "Brief", "", "", 0, two, False, ["fr"]), ("new", "New", "", "", 0, two, True, []),
-    ]  # fmt: skip
+        ("old", "Old", "", "", "old.png", "", 4, one, False, ["de"]),
+        ("back", "Back again", "x", "y", "", "back.wav", 0, one, True, ["at", "de"]),
+        ("off", "Off", "", "", "", "", 0, three, False, []),
+        ("brief", "Brief", "", "", "", "", 0, two, False, ["fr"]),
+        ("new", "New", "", "", "new.png", "", 0, two, True, []),
+    ]
     assertDataFrameEqual(
         merge_items(items, catalogue, days, None), spark.createDataFrame(after, schemas.ITEMS)
     )
