@@ -9,7 +9,7 @@ import io
 import struct
 import warnings
 from math import gcd
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,9 @@ _MOST_HZ = 384_000
 _LEAST_S = 0.1
 """Shorter sounds are filled up with silence: convolutions need some length."""
 _FAULTS = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
-           EOFError, MemoryError, RuntimeError, struct.error, Warning)  # fmt: skip
-"""What Pillow and scipy raise over bytes that are not what they say."""
+           NameError, EOFError, MemoryError, RuntimeError, struct.error, Warning)  # fmt: skip
+"""What Pillow and scipy raise over bytes that are not what they say; scipy reads variables that it
+never set where a WAV file lacks a part."""
 
 
 def read_picture(medium: Medium) -> "Image":
@@ -91,16 +92,23 @@ def read_sound(medium: Medium, rate: int, max_seconds: float) -> NDArray[np.floa
         raise DataError(
             f"{medium} has {samples.size} samples at {found} Hz; expected some, at most {_MOST_HZ} Hz"
         )
-    samples = samples[: int(max_seconds * found) + 1]
+    with np.errstate(all="ignore"):  # what is no number is told below
+        mono = _one_channel(samples[: int(max_seconds * found) + 1])
+        divisor = gcd(found, rate)
+        mono = resample_poly(mono, rate // divisor, found // divisor)[: int(max_seconds * rate)]
+        least = int(_LEAST_S * rate)
+        heard = np.pad(mono, (0, max(least - len(mono), 0))).astype(np.float32)
+    if not np.isfinite(heard).all():
+        raise DataError(f"{medium} holds samples that are no numbers or infinite; write it anew")
+    return heard
+
+
+def _one_channel(samples: NDArray[Any]) -> NDArray[np.float64]:
+    """(S,) the mean over channels, in [-1, 1] where the samples are integers."""
     whole = samples.reshape(len(samples), -1).astype(np.float64)  # (S, channels)
     if samples.dtype == np.uint8:
         whole = (whole - 128) / 128
     elif samples.dtype.kind == "i":
         whole /= 2.0 ** (8 * samples.dtype.itemsize - 1)
-    if not np.isfinite(whole).all():
-        raise DataError(f"{medium} holds samples that are no numbers or infinite; write it anew")
-    divisor = gcd(found, rate)
-    mono = resample_poly(whole.mean(1), rate // divisor, found // divisor)
-    mono = mono[: int(max_seconds * rate)]
-    least = int(_LEAST_S * rate)
-    return np.pad(mono, (0, max(least - len(mono), 0))).astype(np.float32)
+    mean: NDArray[np.float64] = whole.mean(1)
+    return mean

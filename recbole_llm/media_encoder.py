@@ -155,7 +155,12 @@ class MediaEncoder:
         pooled = output.get("pooler_output")
         if self._pools and pooled is not None:
             return torch.as_tensor(pooled).flatten(1)
-        states: Tensor = output["last_hidden_state"]
+        states: Tensor | None = output.get("last_hidden_state")
+        if states is None:
+            raise ConfigError(
+                f"encoder {self._spec.model!r} gives neither states nor a pooled vector, but "
+                f"{[*output]}: it is no encoder of {self._kind}s; take another"
+            )
         if states.ndim == 4:  # (N, E, height, width)
             return states.mean((2, 3))
         if self._spec.pooling == "cls":

@@ -243,6 +243,7 @@ def test_a_sound_is_cut_and_filled_up() -> None:
             "has 9 samples at 2000000 Hz; expected some, at most",
         ),
         (wav(np.array([0.0, np.nan], np.float32)), "holds samples that are no numbers or infinite"),
+        (sound(300).replace(b"data", b"date"), "cannot be read as a sound .UnboundLocalError"),
         (picture(_RED), "cannot be read as a sound"),
     ],
 )

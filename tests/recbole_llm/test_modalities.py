@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from recbole_llm.catalogue import build_catalogue
 from recbole_llm.errors import ArtifactError, ConfigError, DataError
+from recbole_llm.explain.command import explain
 from recbole_llm.explain.explainer import Explainer
 from recbole_llm.export import export_artifact
 from recbole_llm.item_parts import read_parts
@@ -23,6 +24,7 @@ from recbole_llm.layers import ItemEncoder
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring import Scorer, load_artifact, load_scorer
 from recbole_llm.train import build_config, build_data, train
+from recbole_llm.warehouse import Warehouse
 from recbole_llm.warm_start import start_warm, write_training_state
 from tests.data import write_atomic
 from tests.media import as_uri, picture, sound
@@ -102,11 +104,11 @@ def test_a_preference_that_no_text_tells(
 ) -> None:
     histories = _write(tmp_path)
     blind = load_scorer(_trained(tmp_path, _settings(tmp_path, media_encoders)))
-    assert _precision(blind, histories) < 0.5  # by chance 0.25
+    assert _precision(blind, histories) < 0.4  # by chance 0.25
     for fusion in ("concat", "gate"):
         settings = _settings(tmp_path, media_encoders, field, modality_fusion=fusion)
         scorer = load_scorer(_trained(tmp_path, settings))
-        assert _precision(scorer, histories) > 0.9
+        assert _precision(scorer, histories) > 0.8
 
 
 def _model(folder: Path, settings: dict[str, Any]) -> tuple[LLMSeqRec, Any]:
@@ -131,7 +133,7 @@ def test_what_an_item_lacks(
     for kind in ("picture", "sound"):
         assert f"4 of 80 items have no {kind}; each gets a learned default" in caplog.text
     scorer = load_scorer(path)
-    assert _precision(scorer, histories) > 0.9
+    assert _precision(scorer, histories) > 0.8
     assert scorer.artifact.item_matrix.isfinite().all()
 
     parts = read_parts(path, load_artifact(path))
@@ -149,6 +151,9 @@ def test_what_an_item_lacks(
     found["missing"][lacking] = 0
     assert not found["missing"].any()
 
+    (ranked,) = scorer.top_k([histories[1]], 10).item_ids
+    assert [_kind(item) for item in ranked] == [1] * 10
+
     # A picture's and a sound's shares of a score stand beside those of text and ID, and add up.
     explanation = Explainer(path).explain(histories[1], ["cold-1-0"])
     (item,) = explanation.items
@@ -159,6 +164,13 @@ def test_what_an_item_lacks(
     assert total == pytest.approx(item.shares.score, abs=0.02 * abs(item.shares.score))
     largest = max(told, key=lambda name: told[name])
     assert largest.split()[1] in ("picture", "sound")
+    page = tmp_path / "page.html"
+    printed = explain(
+        Warehouse(tmp_path), None, None, histories[1], path, ["cold-1-0"], 1, page, False
+    )
+    for name in ("picture", "sound"):
+        assert f"item {name} {told[f'item {name}']:+.3f}" in printed
+        assert f"<tr><td>item {name}</td>" in page.read_text()
     note = "no words: modality_fusion gate weighs a text by a gate that reads it too"
     assert (note in explanation.notes) == (fusion == "gate")
     assert (item.words is None) == (fusion == "gate")
