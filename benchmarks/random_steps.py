@@ -49,7 +49,7 @@ def random_step(
     )
     objective = Objective(loss_type, n_negatives, n_targets=1, target_decay=1.0)
     network = Network(
-        ItemEncoder(n_rows, hidden, sizes.text_size, True, "linear", 0.1, 0.02),
+        ItemEncoder(n_rows, hidden, [sizes.text_size], True, "linear", 0.1, 0.02),
         SequenceEncoder(config),
         None,
     ).to(device)

@@ -28,9 +28,12 @@ class Catalogue(NamedTuple):
     neighbor_weights: Tensor
     """(V, K) float, adding up to 1."""
     text_vectors: Tensor | None
-    """(V, E) float, whitened; None without text."""
+    """(V, E) float, whitened, zeros for what an item lacks; pictures and sounds are further columns.
+    None without text."""
     popularity: Tensor | None = None
     """(V,) float, in ``item_bias`` already and in the loss too; None where popularity is learnt."""
+    missing: Tensor | None = None
+    """(V, M) float, 1 where an item lacks a modality; None with texts alone."""
 
 
 def build_catalogue(
@@ -40,6 +43,7 @@ def build_catalogue(
     id_prior: float,
     new_item_bias: float,
     popularity: Tensor | None = None,
+    missing: Tensor | None = None,
 ) -> Catalogue:
     """Tell known items from new ones and find each item's neighbors.
 
@@ -50,6 +54,8 @@ def build_catalogue(
         id_prior: events that the neighbors' mean weighs.
         new_item_bias: of an item without events that a text describes.
         popularity: (V,) float, in nats, what is known of it before training.
+        missing: (V, M) float, 1 where an item lacks a modality, and 0 for padding. Neighbors do not
+            read it: two items are not alike for both having no picture.
     """
     is_known = counts > 0
     has_text = _has_text(is_known, text_vectors)
@@ -67,6 +73,7 @@ def build_catalogue(
         neighbor_weights=weights,
         text_vectors=text_vectors,
         popularity=popularity,
+        missing=missing,
     )
 
 

@@ -76,7 +76,8 @@ def train_champion(
     cut = _cut(day, champion, rules) if champion else day
     started = time.monotonic()
     dataset = f"night-{day}"
-    export_atomic(features, dataset, warehouse.training, _end_s(cut))
+    media = [str(settings[key]) for key in ("image_field", "audio_field") if settings.get(key)]
+    export_atomic(features, dataset, warehouse.training, _end_s(cut), media)
 
     from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
 
@@ -85,6 +86,7 @@ def train_champion(
         "checkpoint_dir": str(warehouse.training / "checkpoints"),
         "artifact_dir": str(warehouse.artifacts),
         "text_cache": str(warehouse.text_cache),
+        "media_path": str(warehouse.raw_items),
         "data_cut": cut,
     }
     cold_because = None if champion else "no champion"

@@ -13,6 +13,8 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
 from recbole_llm.item_text import read_text_columns, render_texts
+from recbole_llm.media_vectors import read_media
+from recbole_llm.modalities import TEXT, Described, join_modalities
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
 from recbole_llm.private_training import Noise, noised_popularity, plan_noise
 from recbole_llm.sequences import WholeSequenceDataset
@@ -34,6 +36,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
     Attributes:
         options: the model's checked settings.
         item_table: text columns of the ``.item`` file by external item id; None without the file.
+        media_table: its columns that say where pictures and sounds are, which are no text.
         user_table: columns of the ``.user`` file by external user id; None where it is of no use.
         text_maps: one an encoder, what ``text_vectors`` did last; empty before.
         noise: of training rows that a private training learns from; None without one.
@@ -55,6 +58,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         self.replay_share = self.options.replay_share
         self.newest_window_alone = self.options.privacy is not None
         self.item_table: pd.DataFrame | None = None
+        self.media_table = pd.DataFrame()
         self.user_table: pd.DataFrame | None = None
         self.text_maps: list[TextMap] = []
         super().__init__(config)
@@ -80,7 +84,14 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             return table
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
-        self.item_table = read_text_columns(Path(filepath), self.iid_field, *how)
+        table = read_text_columns(Path(filepath), self.iid_field, *how)
+        fields = [modality.field for modality in self.options.media]
+        if lacking := [field for field in fields if field not in table.columns]:
+            raise DataError(
+                f"{filepath} has no column '{lacking[0]}:token', found {list(table.columns)}; name "
+                "one of them by image_field or audio_field, or leave it out"
+            )
+        self.media_table, self.item_table = table[fields], table.drop(columns=fields)
         # An item that people met but the file omits stays: RecBole would drop its interactions.
         met = pd.unique(self.inter_feat[self.iid_field].dropna())
         absent = [item for item in met if item not in self.item_table.index]
@@ -181,18 +192,45 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             padding and zero.
         """
         texts = self.item_texts()
-        n_without = texts.count("") - 1
-        if n_without:
-            self.logger.warning(
-                f"{n_without} of {self.item_num - 1} items have no text; each gets the mean text "
-                "vector (zeros after centring)"
-            )
+        self._warn_of(TEXT, texts)
         options = self.options
         vectors, self.text_maps = read_texts(
             texts, options.encoder, options.text_size, options.text_whitening, options.text_cache,
             device,
         )  # fmt: skip
         return vectors
+
+    def described(self, device: str) -> Described:
+        """The vectors of the items' texts, pictures and sounds, side by side.
+
+        Items that lack one of several are counted in a warning.
+
+        Raises:
+            DataError: a picture or sound is refused, or cannot be read.
+        """
+        options = self.options
+        parts, has = {TEXT: self.text_vectors(device)}, {TEXT: _present(self.item_texts())}
+        root = options.media_path or Path(self.dataset_path)
+        for modality in options.media:
+            column = self.media_table[modality.field]
+            values = ["", *(column.get(item, "").strip() for item in self.item_tokens()[1:])]
+            parts[modality.kind] = read_media(
+                modality, self.item_tokens(), values, root, options.text_size,
+                options.text_whitening, options.text_cache, device,
+            )  # fmt: skip
+            has[modality.kind] = _present(values)
+            self._warn_of(modality.kind, values)
+        return join_modalities(parts, has)
+
+    def _warn_of(self, kind: str, values: list[str]) -> None:
+        """Count the items that lack a modality, if some do."""
+        if n_without := values.count("") - 1:
+            instead = f"the mean {kind} vector (zeros after centring)"
+            if self.options.media:
+                instead = "a learned default"
+            self.logger.warning(
+                f"{n_without} of {self.item_num - 1} items have no {kind}; each gets {instead}"
+            )
 
     def tuned_encoder(self, device: str) -> "TunedEncoder":
         """The encoder as a part of the model, which starts from the vectors of ``text_vectors``."""
@@ -205,3 +243,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         vectors = encode_cached(described, encoder, options.text_cache, device)
         whitening = fit_whitening(vectors, options.text_size, options.text_whitening)
         return TunedEncoder(encoder, options.finetune, texts, whitening, device)
+
+
+def _present(values: list[str]) -> NDArray[np.bool_]:
+    return np.array([bool(value) for value in values])

@@ -1,4 +1,4 @@
-"""Pretrained text encoders, found by name; ``text_encoder`` loads and runs them.
+"""Pretrained encoders, found by name; ``text_encoder`` and ``media_encoder`` load and run them.
 
 An encoder is any Hugging Face architecture: a sentence encoder, an embedding model or a decoder
 LLM, from the hub, from a folder or from a GGUF file; or what ``compress_encoder`` made of one. Only
@@ -7,6 +7,7 @@ safetensors, GGUF and our own ONNX weights are loaded; code from a model's repos
 
 import hashlib
 import importlib.util
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -45,6 +46,8 @@ class EncoderSpec:
     lose by it."""
     adapter: str | None = None
     """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
+    max_seconds: float = 30.0
+    """Longer sounds are cut, seconds; of an encoder of sounds."""
 
     def __post_init__(self) -> None:
         for name, kind in (("model", str), ("adapter", str | None)):
@@ -60,6 +63,10 @@ class EncoderSpec:
                 f"encoder max_tokens and batch_size must be at least 1, got {self.max_tokens} "
                 f"and {self.batch_size}"
             )
+        if isinstance(self.max_seconds, bool) or not isinstance(self.max_seconds, int | float):
+            raise ConfigError(f"encoder max_seconds must be a number, got {self.max_seconds!r}")
+        if not 0 < self.max_seconds < math.inf:
+            raise ConfigError(f"encoder max_seconds must be above 0, got {self.max_seconds}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ConfigError(f"encoder dtype must be float32 or bfloat16, got {self.dtype!r}")
 
@@ -149,13 +156,14 @@ def _hub_path(name: str) -> Path:
         ) from error
 
 
-def fingerprint(path: Path, spec: EncoderSpec) -> str:
+def fingerprint(path: Path, spec: EncoderSpec, reading: str = _READING) -> str:
     """Hash of all that decides a vector: weights, tokenizer, pooling and cut-off.
 
     The type of the products and the machine are no part of it: two machines may share a cache.
 
     Args:
         path: what ``locate_weights`` returned.
+        reading: what is read and how, as far as the encoder's files do not tell.
     """
     if is_compressed(path):
         pooling, files = "compressed", sorted([*path.glob(f"{NETWORK}*"), *path.glob("*.json")])
@@ -164,7 +172,7 @@ def fingerprint(path: Path, spec: EncoderSpec) -> str:
         files = [path] if path.is_file() else sorted(_model_files(path, pooling == PIPELINE))
     if spec.adapter is not None:
         files += sorted(_model_files(Path(spec.adapter), False))
-    digest = hashlib.sha256(f"{_READING}\n{pooling}\n{spec.max_tokens}\n".encode())
+    digest = hashlib.sha256(f"{reading}\n{pooling}\n{spec.max_tokens}\n".encode())
     for file in files:
         digest.update(f"{file.name}\n".encode())
         with file.open("rb") as stream:

@@ -10,11 +10,19 @@ import torch
 from recbole.config import Config
 from torch import Tensor
 
+from recbole_llm.adaptors import GateAdaptor, LinearAdaptor
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.item_links import content_neighbors, following_items
-from recbole_llm.item_parts import ItemParts, TextPart, word_vectors, write_parts
+from recbole_llm.item_parts import (
+    MISSING,
+    ItemParts,
+    TextPart,
+    WholePart,
+    word_vectors,
+    write_parts,
+)
 from recbole_llm.item_text import TITLE_FIELDS
-from recbole_llm.layers import LinearAdaptor
+from recbole_llm.modalities import TEXT
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.options import options_as_dict
 from recbole_llm.scoring import Artifact, load_artifact, write_artifact
@@ -105,20 +113,38 @@ def item_neighbors(model: LLMSeqRec, dataset: LLMSeqRecDataset) -> dict[str, Ite
 @torch.no_grad()
 def item_parts(model: LLMSeqRec, dataset: LLMSeqRecDataset) -> ItemParts | None:
     """What the model's item vectors are made of; None where texts do not add up, in a mixture."""
-    options, adaptor = model.options, model.scoring_network.items.adaptor
-    if not isinstance(adaptor, LinearAdaptor | None):
+    options, network = model.options, model.scoring_network.items
+    adaptor, vectors = network.adaptor, model.catalogue.text_vectors
+    if not isinstance(adaptor, LinearAdaptor | GateAdaptor | None):
         _log.info("no explanation of texts: adaptor %s is a mixture", options.adaptor)
         return None
-    texts, sources, start = dataset.item_texts(), [], 0
-    if adaptor is not None:
-        assert model.catalogue.text_vectors is not None, "a model with an adaptor has text vectors"
-        columns, weight = model.catalogue.text_vectors.cpu(), adaptor.weight.cpu()  # (V, E), (H, E)
+    texts, sources, wholes, start = dataset.item_texts(), [], [], 0
+    if adaptor is None or vectors is None:
+        return ItemParts(texts[1:], options.uses_id, [])
+    if isinstance(adaptor, LinearAdaptor):
+        columns, weight = vectors.cpu(), adaptor.weight.cpu()  # (V, E), (H, E)
         for text_map in model.text_maps:
             end = start + len(text_map.offset)
             part = slice(start, end)
             sources.append(_text_part(text_map, columns[:, part], weight[:, part].T, texts))
             start = end
-    return ItemParts(texts[1:], options.uses_id, sources)
+        for name, width in model.widths.items():
+            if name != TEXT:
+                end = start + width
+                wholes.append(_whole(name, columns[:, start:end] @ weight[:, start:end].T))
+                start = end
+    else:
+        found = zip(model.widths, adaptor.parts(vectors), strict=True)
+        wholes = [_whole(name, part) for name, part in found]
+    if network.defaults is not None and model.catalogue.missing is not None:
+        wholes.append(_whole(MISSING, network.defaults(model.catalogue.missing)))
+    return ItemParts(texts[1:], options.uses_id, sources, wholes)
+
+
+def _whole(name: str, vectors: Tensor) -> WholePart:
+    """A part of (V, H) vectors, as it is kept."""
+    kept = vectors.cpu().half()
+    return WholePart(name, kept[1:].float().mean(0), kept)
 
 
 def _text_part(text_map: TextMap, columns: Tensor, weight: Tensor, texts: list[str]) -> TextPart:

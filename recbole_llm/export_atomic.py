@@ -6,6 +6,7 @@ number of events.
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import duckdb
@@ -17,7 +18,11 @@ _FORMAT = "(FORMAT csv, DELIMITER '\t', HEADER, QUOTE '', ESCAPE '')"
 
 
 def export_atomic(
-    features: Path, dataset: str, data_path: Path, before_s: int | None = None
+    features: Path,
+    dataset: str,
+    data_path: Path,
+    before_s: int | None = None,
+    media: Sequence[str] = (),
 ) -> Path:
     """Write ``data_path/<dataset>/<dataset>.inter``, ``.item`` and ``.user``.
 
@@ -31,11 +36,13 @@ def export_atomic(
         dataset: the data set's name for RecBole.
         data_path: its parent folder.
         before_s: Unix seconds; only events before that instant are written, and all items.
+        media: columns of the items that say where pictures and sounds are; others are not written, for
+            a model would read them as texts.
     Returns:
         The data set's folder.
     Raises:
         DataError: there is no event to write, or an id holds a tab, a line break or a double quote,
-            which RecBole's reader would take for the end of a field.
+            which RecBole's reader would take for the end of a field; or the items have no such column.
     """
     started = time.monotonic()
     folder = data_path / dataset
@@ -69,7 +76,7 @@ def export_atomic(
                 f"no event to train on in {features}"
                 + (f" before {before_s} (Unix seconds)" if before_s is not None else "")
             )
-        _copy_items(database, folder / f"{dataset}.item")
+        _copy_items(database, folder / f"{dataset}.item", _media_columns(database, media, features))
         database.execute(
             f"""COPY (SELECT user_id AS "user_id:token",
                        array_to_string(disliked_ids, ' ') AS "disliked_ids:token_seq"
@@ -82,22 +89,35 @@ def export_atomic(
 
 
 def export_items(features: Path, file: Path) -> None:
-    """Write the ``.item`` file alone; see ``export_atomic``."""
+    """Write the ``.item`` file alone, with texts; see ``export_atomic``."""
     with duckdb.connect() as database:
         files = _quoted(features / "items" / "*.parquet")
         database.execute(f"CREATE VIEW items AS SELECT * FROM read_parquet('{files}')")
         _copy_items(database, file)
 
 
-def _copy_items(database: duckdb.DuckDBPyConnection, file: Path) -> None:
+def _copy_items(database: duckdb.DuckDBPyConnection, file: Path, more: str = "") -> None:
     texts = ", ".join(
         f"""regexp_replace(trim({name}), '\\s+', ' ', 'g') AS "{name}:token_seq\""""
         for name in ("title", "category", "description")
     )
     database.execute(
-        f"""COPY (SELECT item_id AS "item_id:token", {texts} FROM items ORDER BY item_id)
+        f"""COPY (SELECT item_id AS "item_id:token", {texts}{more} FROM items ORDER BY item_id)
         TO '{_quoted(file)}' {_FORMAT}"""
     )
+
+
+def _media_columns(
+    database: duckdb.DuckDBPyConnection, names: Sequence[str], features: Path
+) -> str:
+    """The columns of a SELECT, as they stand: a path may hold several blanks."""
+    known = [row[0] for row in database.execute("DESCRIBE items").fetchall()]
+    if absent := [name for name in names if name not in known]:
+        raise DataError(
+            f"the items of {features} have no column {absent[0]!r}, found {known}; image_field and "
+            "audio_field in the section 'training' name image and audio, or leave them out"
+        )
+    return "".join(f""", coalesce({name}, '') AS "{name}:token\"""" for name in names)
 
 
 def _quoted(path: Path) -> str:

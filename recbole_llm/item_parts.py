@@ -1,20 +1,20 @@
 """What an item's vector is made of: two files beside an artifact, which ranking does not read.
 
-    explanation.safetensors   each language model's part of the item matrix, and the linear maps from
-                              what encoders say of a text to the hidden space
+    explanation.safetensors   each language model's part of the item matrix, the pictures' and sounds',
+                              and the linear maps from what encoders say of a text to the hidden space
     explanation.json          the items' texts, the words of TF-IDF, the artifact that it belongs to,
                               and the SHA-256 of the other file
 
-An artifact's item matrix has IDs and texts added up. Here the texts stand apart; an item's ID part is
-what is left. Vectors are kept in half precision: what its rounding moves stays in the ID part, so the
-parts add up to the item's vector as it ranks. The part that TF-IDF makes is not kept but made again
-from the words, so that each word's share of it is exact.
+An artifact's item matrix has IDs, texts and what else describes items added up. Here they stand
+apart; an item's ID part is what is left. Vectors are kept in half precision: what its rounding moves
+stays in the ID part, so the parts add up to the item's vector as it ranks. The part that TF-IDF makes
+is not kept but made again from the words, so that each word's share of it is exact.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +26,25 @@ from torch import Tensor
 
 from recbole_llm.errors import ArtifactError
 from recbole_llm.json_files import check_record, is_list_of, read_json
+from recbole_llm.modalities import MEDIA, TEXT
 from recbole_llm.scoring import Artifact
 from recbole_llm.tfidf import Terms
 
 PARTS = ("explanation.json", "explanation.safetensors")
 _INDEX, _TENSORS = PARTS
-_FORMAT_VERSION = 1
+_FORMAT_VERSION, _WITH_MEDIA = 1, 2
+"""Files that tell of texts alone are as they always were."""
 _REAL = (torch.float16, torch.float32, torch.float64)
 _MOST_DIMENSIONS = 2
 _KINDS = {
     "format_version": int, "model_version": str, "sha256": str, "has_id": bool, "sources": list,
-    "texts": list,
+    "texts": list, "media?": list,
 }  # fmt: skip
 ID = "id"
 """The name of the part that no text explains."""
+MISSING = "missing"
+"""The name of what stands in for the modalities that an item lacks."""
+_NAMES = (*MEDIA, TEXT, MISSING)
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,19 @@ class TextPart:
 
 
 @dataclass(frozen=True)
+class WholePart:
+    """A part of the item vectors that no words make: of pictures, of sounds, of what items lack, or of
+    texts behind a gate."""
+
+    name: str
+    """``picture``, ``sound``, ``missing`` or ``text``."""
+    mean: Tensor
+    """(H,) float32, the mean over all items."""
+    vectors: Tensor
+    """(V, H) float16, zero for padding."""
+
+
+@dataclass(frozen=True)
 class ItemParts:
     """The texts of an artifact's items, and what the encoders made of them."""
 
@@ -69,7 +87,9 @@ class ItemParts:
     has_id: bool
     """Whether items have vectors of their own beside their texts."""
     sources: list[TextPart]
-    """In the order of the config key ``encoder``; none in a model without text."""
+    """In the order of the config key ``encoder``; none in a model without text, or with a gate."""
+    wholes: list[WholePart] = field(default_factory=list)
+    """What else describes the items."""
 
     def text(self, row: int) -> str:
         """The text of a row of the item matrix; "" for padding."""
@@ -82,14 +102,16 @@ class ItemParts:
             rows: (N,) int64 rows of the item matrix.
             items: (V, H) float32, the matrix.
         Returns:
-            By encoder, and ``id``, (N, H) float32. They add up to ``items[rows]``.
+            By encoder or other name, and ``id``, (N, H) float32. They add up to ``items[rows]``.
         """
         parts = {source.encoder: self._text_part(source, rows) for source in self.sources}
+        parts |= {whole.name: whole.vectors[rows].float() for whole in self.wholes}
         return self._with_rest(parts, items[rows])
 
     def means(self, items: Tensor) -> dict[str, Tensor]:
         """The same of an average item: (1, H) each, which add up to the mean of the item vectors."""
         parts = {source.encoder: source.mean.unsqueeze(0) for source in self.sources}
+        parts |= {whole.name: whole.mean.unsqueeze(0) for whole in self.wholes}
         return self._with_rest(parts, items[1:].mean(0, keepdim=True))
 
     def _text_part(self, source: TextPart, rows: Tensor) -> Tensor:
@@ -126,11 +148,13 @@ def write_parts(parts: ItemParts, model_version: str, folder: Path) -> None:
             tensors[f"{number}.idf"] = torch.from_numpy(source.terms.idf)
         if source.vectors is not None:
             tensors[f"{number}.vectors"] = source.vectors
+    for whole in parts.wholes:
+        tensors[f"{whole.name}.mean"], tensors[f"{whole.name}.vectors"] = whole.mean, whole.vectors
     staging = folder / f".{_TENSORS}"
     save_file({name: value.cpu().contiguous() for name, value in tensors.items()}, staging)
     staging.rename(folder / _TENSORS)
     index = {
-        "format_version": _FORMAT_VERSION,
+        "format_version": _WITH_MEDIA if parts.wholes else _FORMAT_VERSION,
         "model_version": model_version,
         "sha256": _sha256(folder / _TENSORS),
         "has_id": parts.has_id,
@@ -139,6 +163,7 @@ def write_parts(parts: ItemParts, model_version: str, folder: Path) -> None:
             for source in parts.sources
         ],
         "texts": parts.texts,
+        **({"media": [whole.name for whole in parts.wholes]} if parts.wholes else {}),
     }
     staging = folder / f".{_INDEX}"
     staging.write_text(json.dumps(index, ensure_ascii=False), encoding="utf-8")
@@ -156,14 +181,18 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
     try:
         index = check_record(read_json(folder / _INDEX), _KINDS, folder / _INDEX)
         found = index["format_version"]
-        if found != _FORMAT_VERSION:
+        if found not in (_FORMAT_VERSION, _WITH_MEDIA):
             raise ArtifactError(
-                f"{folder / _INDEX} has format {found!r}, this version reads {_FORMAT_VERSION}; "
+                f"{folder / _INDEX} has format {found!r}, this version reads {_FORMAT_VERSION} and "
+                f"{_WITH_MEDIA}; "
                 "install the version of recbole_llm that wrote it, or train again"
             )
         _check(folder, index, artifact)
         tensors = load_file(folder / _TENSORS)
-        parts = ItemParts(index["texts"], index["has_id"], [*_sources(index, tensors)])
+        _check_tensors(tensors)
+        parts = ItemParts(
+            index["texts"], index["has_id"], [*_sources(index, tensors)], _wholes(index, tensors)
+        )
         _check_sources(parts, artifact)
         return parts
     except (ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
@@ -172,13 +201,24 @@ def read_parts(folder: Path, artifact: Artifact) -> ItemParts:
         ) from None
 
 
-def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
+def _check_tensors(tensors: dict[str, Tensor]) -> None:
+    """Raise ValueError where tensors are not what parts are made of."""
     if odd := [name for name, value in tensors.items() if value.dtype not in _REAL]:
         raise ValueError(f"{_TENSORS} has {odd[:3]} of other than real numbers")
     if deep := [name for name, value in tensors.items() if value.ndim > _MOST_DIMENSIONS]:
         raise ValueError(f"{_TENSORS} has {deep[:3]} of more than {_MOST_DIMENSIONS} dimensions")
     if endless := [name for name, value in tensors.items() if not value.isfinite().all()]:
         raise ValueError(f"{_TENSORS} has {endless[:3]} with no numbers or infinite ones")
+
+
+def _wholes(index: dict[str, Any], tensors: dict[str, Tensor]) -> list[WholePart]:
+    names = index.get("media", [])
+    if not all(name in _NAMES for name in names) or len(set(names)) < len(names):
+        raise ValueError(f"media must be some of {_NAMES}, each once")
+    return [WholePart(name, tensors[f"{name}.mean"], tensors[f"{name}.vectors"]) for name in names]
+
+
+def _sources(index: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[TextPart]:
     for number, source in enumerate(index["sources"]):
         words = source["words"]
         if not isinstance(source["encoder"], str) or not is_list_of(str, words or []):
@@ -208,6 +248,10 @@ def _check_sources(parts: ItemParts, artifact: Artifact) -> None:
             raise ValueError(
                 f"the part of {source.encoder!r} does not fit the {n_rows} x {size} items"
             )
+    for whole in parts.wholes:
+        of_rows = whole.vectors.shape == (n_rows, size)
+        if not of_rows or whole.mean.shape != (size,) or whole.mean.dtype != torch.float32:
+            raise ValueError(f"the part {whole.name!r} does not fit the {n_rows} x {size} items")
 
 
 def _why_absent(artifact: Artifact) -> str:

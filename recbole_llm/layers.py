@@ -5,6 +5,7 @@ the padding row 0. Sequences run oldest to newest and are right-padded with 0.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recbole_llm.adaptors import build_adaptor
 from recbole_llm.catalogue import Catalogue
 from recbole_llm.linear_reader import LinearReader
 from recbole_llm.losses import Adjustments
@@ -52,47 +54,6 @@ class SequenceConfig:
     """What reads a history: ``attention``, or ``linear``."""
 
 
-class LinearAdaptor(nn.Linear):
-    """One linear map from text space to hidden space, without bias: no text is no vector.
-
-    Text entries have unit variance, so an adapted entry starts with the spread of an ID entry and
-    neither source drowns the other.
-    """
-
-    def __init__(self, text_size: int, hidden_size: int, std: float) -> None:
-        super().__init__(text_size, hidden_size, bias=False)
-        nn.init.normal_(self.weight, std=std / text_size**0.5)
-
-
-class MixtureAdaptor(nn.Module):
-    """A mixture of linear maps, weighted for each item by a softmax over its own text.
-
-    Source: UniSRec's adaptor, arXiv:2206.05941, without the noise on its gate.
-    """
-
-    N_EXPERTS = 8
-
-    def __init__(self, text_size: int, hidden_size: int, std: float) -> None:
-        super().__init__()
-        self.gate = nn.Linear(text_size, self.N_EXPERTS)
-        self.experts = nn.Linear(text_size, self.N_EXPERTS * hidden_size, bias=False)
-        nn.init.normal_(self.gate.weight, std=std)
-        nn.init.normal_(self.experts.weight, std=std / text_size**0.5)
-
-    def forward(self, text_vectors: Tensor) -> Tensor:
-        """(C, E) float text vectors to (C, H)."""
-        weights = self.gate(text_vectors).softmax(-1)  # (C, experts)
-        experts = self.experts(text_vectors).unflatten(-1, (self.N_EXPERTS, -1))
-        return torch.einsum("cx,cxh->ch", weights, experts)
-
-
-ADAPTORS: dict[str, type[LinearAdaptor] | type[MixtureAdaptor]] = {
-    "linear": LinearAdaptor,
-    "moe": MixtureAdaptor,
-}
-"""Maps from text space to hidden space, by the names of the config key ``adaptor``."""
-
-
 class ItemEncoder(nn.Module):
     """One vector an item: a trainable ID vector, its own and its neighbors', plus an adapted text
     vector.
@@ -101,37 +62,46 @@ class ItemEncoder(nn.Module):
     its neighbors' IDs. In training some items are described as if nobody had met them, so that this
     description learns to score on the scale of the full one.
 
+    Pictures and sounds are further columns of the text vectors. An item that lacks one of several
+    modalities gets that modality's learned default vector in its place.
+
     Source: dropping what a new item lacks as in DropoutNet, Volkovs et al., NeurIPS 2017.
 
     Args:
         n_items: V, including padding.
         hidden_size: H.
-        text_size: E, or 0 for a model without text.
+        widths: columns of each modality, E together; none for a model without text.
         use_id: keep a trainable vector an item.
         adaptor: a name of ``ADAPTORS``.
         id_dropout_prob: share of the items whose own ID is left out, drawn anew for each batch.
         initializer_range: standard deviation of the initial ID vectors.
+        fusion: a name of ``FUSIONS``.
     """
 
     def __init__(
         self,
         n_items: int,
         hidden_size: int,
-        text_size: int,
+        widths: Sequence[int],
         use_id: bool,
         adaptor: str,
         id_dropout_prob: float,
         initializer_range: float,
+        fusion: str = "concat",
     ) -> None:
         super().__init__()
         self.id_dropout_prob = id_dropout_prob
         self.id_embedding: nn.Embedding | None = None
         self.adaptor: nn.Module | None = None
+        self.defaults: nn.Linear | None = None
         if use_id:
             self.id_embedding = nn.Embedding(n_items, hidden_size)
             nn.init.normal_(self.id_embedding.weight, std=initializer_range)
-        if text_size:
-            self.adaptor = ADAPTORS[adaptor](text_size, hidden_size, initializer_range)
+        if widths:
+            self.adaptor = build_adaptor(widths, hidden_size, initializer_range, adaptor, fusion)
+        if len(widths) > 1:
+            self.defaults = nn.Linear(len(widths), hidden_size, bias=False)
+            nn.init.zeros_(self.defaults.weight)  # as the average text, picture and sound
 
     def forward(self, items: Tensor, catalogue: Catalogue) -> Tensor:
         """Build the vectors of some items.
@@ -164,6 +134,9 @@ class ItemEncoder(nn.Module):
                 adapted = functional.embedding(items, self.adaptor(texts))  # (C, H)
             else:
                 adapted = self.adaptor(texts[items])
+            if self.defaults is not None:
+                assert catalogue.missing is not None, "several modalities, and who lacks which"
+                adapted = adapted + self.defaults(catalogue.missing[items])
             vectors = adapted if vectors is None else vectors + adapted
         assert vectors is not None, "a model needs an ID vector, a text vector, or both"
         return vectors

@@ -55,16 +55,20 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         self.options = options
         self.user_tokens = dataset.field2id_token[dataset.uid_field]
         counts = torch.from_numpy(dataset.item_counts()).to(self.device)
-        text_vectors = None
+        text_vectors = missing = None
+        self.widths: dict[str, int] = {}
         if options.uses_text:
-            vectors = dataset.text_vectors(str(self.device))
-            text_vectors = torch.from_numpy(vectors).to(self.device)
+            described = dataset.described(str(self.device))
+            self.widths = described.widths
+            text_vectors = torch.from_numpy(described.vectors).to(self.device)
+            if described.missing is not None:
+                missing = torch.from_numpy(described.missing).to(self.device)
         self.text_maps = dataset.text_maps
         self.noise = dataset.noise
         catalogue = build_catalogue(
             counts, text_vectors, options.id_neighbors if options.uses_id else 0, options.id_prior,
             options.new_item_bias,
-            None if dataset.popularity is None else dataset.popularity.to(self.device),
+            None if dataset.popularity is None else dataset.popularity.to(self.device), missing,
         )  # fmt: skip
         for name, value in catalogue._asdict().items():
             # A checkpoint does not carry what the data and the cache hold, but what training changed.
@@ -73,11 +77,11 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         disliked, starts = map(torch.from_numpy, dataset.disliked())
         self.register_buffer("disliked_items", disliked.to(self.device), persistent=False)
         self.register_buffer("disliked_starts", starts.to(self.device), persistent=False)
-        text_size = 0 if text_vectors is None else text_vectors.shape[1]
         self.network = Network(
             ItemEncoder(
-                self.n_items, options.sequence.hidden_size, text_size, options.uses_id,
+                self.n_items, options.sequence.hidden_size, [*self.widths.values()], options.uses_id,
                 options.adaptor, options.id_dropout_prob, options.sequence.initializer_range,
+                options.modality_fusion,
             ),
             build_reader(options.sequence),
             RepeatBias(options.sequence.repeat_lags) if self._has_repeats else None,

@@ -56,6 +56,12 @@ def check_readable(parts: ItemParts, folder: Path) -> None:
     Raises:
         ConfigError: it reads no texts, or by an encoder that was trained with it.
     """
+    if parts.wholes:
+        names = ", ".join(part.name for part in parts.wholes)
+        raise ConfigError(
+            f"artifact {folder} reads {names} beside texts, which other items are not given yet: train "
+            "on these items"
+        )
     if not parts.sources:
         raise ConfigError(f"artifact {folder} reads no texts: train with item_repr id+text or text")
     if (folder / ADAPTER).is_dir():

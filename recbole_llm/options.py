@@ -17,11 +17,13 @@ from recbole.config import Config
 from recbole.utils import argument_list
 
 from recbole_llm import MODELS
+from recbole_llm.adaptors import ADAPTORS
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
 from recbole_llm.inherited import inherited_settings
-from recbole_llm.layers import ADAPTORS, READERS, SequenceConfig
+from recbole_llm.layers import READERS, SequenceConfig
+from recbole_llm.modalities import Modality, media_options
 from recbole_llm.objective import Objective
 from recbole_llm.tfidf import NAME as TFIDF
 
@@ -74,6 +76,11 @@ class ModelOptions:
     text_size: int
     text_whitening: float
     text_cache: Path
+    media: tuple[Modality, ...]
+    """What describes an item beside its text."""
+    media_path: Path | None
+    """None stands for the data set's folder."""
+    modality_fusion: str
     finetune: FinetuneOptions | None
     """None leaves the encoder frozen."""
     privacy: PrivacyOptions | None
@@ -160,7 +167,7 @@ def model_options(config: Config) -> ModelOptions:
         config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text"
     )
     _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
-    for key in ("item_text", "text_cache"):
+    for key in ("item_text", "text_cache", "media_path"):
         if config[key] is not None:
             _check(config, key, str, lambda _: True, "text, or ~")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
@@ -235,6 +242,9 @@ def model_options(config: Config) -> ModelOptions:
         text_size=config["text_size"],
         text_whitening=float(config["text_whitening"]),
         text_cache=Path(cache),
+        media=media_options(config),
+        media_path=None if config["media_path"] is None else Path(config["media_path"]),
+        modality_fusion=config["modality_fusion"],
         finetune=_finetune_options(config),
         privacy=_privacy_options(config),
         adaptor=config["adaptor"],
@@ -350,7 +360,8 @@ def _refuse_what_is_not_private(config: Config) -> None:
 
 def options_as_dict(options: ModelOptions) -> dict[str, Any]:
     """The options as JSON types, for an artifact."""
-    return {**asdict(options), "text_cache": str(options.text_cache)}
+    paths = {"text_cache": options.text_cache, "media_path": options.media_path}
+    return {**asdict(options), **{key: path and str(path) for key, path in paths.items()}}
 
 
 def _check(config: Config, key: str, kind: type, is_valid: Any, expected: str) -> None:

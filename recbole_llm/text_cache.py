@@ -1,16 +1,19 @@
-"""Text vectors kept by content, so that nothing is encoded twice.
+"""Text vectors kept by content, so that nothing is encoded twice; those of pictures and sounds too.
 
-One SQLite file holds all encoders: a row's key is the encoder's fingerprint and the text itself,
-hashed. A killed run keeps what it had encoded; two processes may share the file.
+One SQLite file holds all encoders: a row's key is the encoder's fingerprint and the content itself,
+a text or a file's bytes, hashed. A killed run keeps what it had encoded; two processes may share the
+file.
 """
 
 import hashlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 from filelock import FileLock
@@ -26,6 +29,34 @@ _CHUNK = 512
 """Texts encoded between two commits."""
 _BUSY_S = 60.0
 """How long to wait while another process commits, seconds."""
+_Content = TypeVar("_Content")
+
+
+class Encoder(Protocol[_Content]):
+    """What makes vectors of contents of one kind."""
+
+    def encode(self, contents: list[_Content], /) -> NDArray[np.float32]:
+        """(N, E) float32, one row a content, in order."""
+
+
+@dataclass(frozen=True)
+class Reading(Generic[_Content]):
+    """One encoder over contents of one kind."""
+
+    kind: str
+    """``text``, ``picture`` or ``sound``."""
+    model: str
+    """The encoder's name, for messages."""
+    encoder_key: str
+    """Its fingerprint."""
+    load: Callable[[], Encoder[_Content]]
+    """Builds it; called only when something is not cached."""
+    order: Callable[[_Content], Any]
+    """What contents are sorted by before they are encoded."""
+    told: Callable[[_Content], str]
+    """A content, as a message names it."""
+    chunk: int
+    """Contents encoded between two commits."""
 
 
 def encode_cached(
@@ -46,16 +77,61 @@ def encode_cached(
     Returns:
         (N, E) float32 in the order of ``texts``.
     Raises:
+        ConfigError, UnavailableError: as ``read_or_encode``.
+    """
+    texts = [text.encode(errors="replace").decode() for text in texts]
+    path = locate_weights(spec)
+    encoder_key = fingerprint(path, spec)
+    loaded: list[TextEncoder] = []
+
+    def build() -> TextEncoder:
+        loaded.append(load(path, spec, device))
+        return loaded[0]
+
+    reading = Reading(
+        kind="text",
+        model=spec.model,
+        encoder_key=encoder_key,
+        load=build,
+        order=lambda text: (len(text), text),
+        told=lambda text: f"{text[:80]!r} ({len(text)} characters)",
+        chunk=_CHUNK,
+    )
+    keys = [content_key(encoder_key, text.encode()) for text in texts]
+    vectors, n_encoded = read_or_encode(texts, keys, reading, cache)
+    for encoder in loaded:
+        if encoder.n_cut or encoder.n_empty:
+            _log.info(
+                "item text: of %d texts %d were longer than %d tokens and cut there, %d had no token "
+                "and got zeros", n_encoded, encoder.n_cut, encoder.max_tokens, encoder.n_empty,
+            )  # fmt: skip
+    return vectors
+
+
+def content_key(encoder_key: str, content: bytes) -> bytes:
+    """What a vector is found by."""
+    return hashlib.sha256(f"{encoder_key}\n".encode() + content).digest()
+
+
+def read_or_encode(
+    contents: Sequence[_Content], keys: list[bytes], reading: Reading[_Content], cache: Path
+) -> tuple[NDArray[np.float32], int]:
+    """Take vectors from the cache where it has them, and encode and add the others.
+
+    Args:
+        contents: what is read; repeats are encoded once.
+        keys: of each, from ``content_key``.
+        reading: by what, and what it is called.
+        cache: SQLite file, made with its folder when absent.
+    Returns:
+        (N, E) float32 in the order of ``contents``, and how many were encoded.
+    Raises:
         ConfigError: ``cache`` is another kind of file or damaged, or its vectors are not this
             encoder's; or the encoder gives a vector that is not finite, and nothing of that is kept.
         UnavailableError: nothing can be written to ``cache``, for one because the disk is full; what
             it held and what was encoded before is kept.
     """
     started = time.monotonic()
-    texts = [text.encode(errors="replace").decode() for text in texts]
-    path = locate_weights(spec)
-    encoder_key = fingerprint(path, spec)
-    keys = [_key(encoder_key, text) for text in texts]
     n_encoded = 0
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -64,14 +140,13 @@ def encode_cached(
             known = _read(database, keys, cache)
             if len(known) < len(set(keys)):
                 # A second process that wants these vectors waits for the first one, and finds them.
-                with FileLock(f"{cache}.{encoder_key[:12]}.lock"):
+                with FileLock(f"{cache}.{reading.encoder_key[:12]}.lock"):
                     known = _read(database, keys, cache)
-                    missing = {k: t for k, t in zip(keys, texts, strict=True) if k not in known}
+                    missing = {k: c for k, c in zip(keys, contents, strict=True) if k not in known}
                     n_encoded = len(missing)
                     if missing:
                         _check_is_writable(database)
-                        encoder = load(path, spec, device)
-                        known.update(_encode_missing(database, encoder, missing, spec.model))
+                        known.update(_encode_missing(database, missing, reading))
     except (OSError, sqlite3.OperationalError) as error:
         raise UnavailableError(
             f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
@@ -80,17 +155,17 @@ def encode_cached(
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _damaged(cache, error) from error
     _log.info(
-        "text vectors: %d texts, %d cached, %d encoded by %s in %.1f s",
-        len(set(keys)), len(set(keys)) - n_encoded, n_encoded, spec.model,
-        time.monotonic() - started,
+        "%s vectors: %d %ss, %d cached, %d encoded by %s in %.1f s",
+        reading.kind, len(set(keys)), reading.kind, len(set(keys)) - n_encoded, n_encoded,
+        reading.model, time.monotonic() - started,
     )  # fmt: skip
     sizes = sorted({len(vector) for vector in known.values()})
     if len(sizes) > 1:
         raise ConfigError(
-            f"text_cache {cache} gives vectors of sizes {sizes} for one encoder, {spec.model}: "
+            f"text_cache {cache} gives vectors of sizes {sizes} for one encoder, {reading.model}: "
             "it was changed by hand or by another program. Delete it, or name another file"
         )
-    return np.stack([known[key] for key in keys])
+    return np.stack([known[key] for key in keys]), n_encoded
 
 
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
@@ -118,16 +193,19 @@ def _check_is_writable(database: sqlite3.Connection) -> None:
 
 
 def _encode_missing(
-    database: sqlite3.Connection, encoder: TextEncoder, missing: dict[bytes, str], model: str
+    database: sqlite3.Connection, missing: dict[bytes, _Content], reading: Reading[_Content]
 ) -> dict[bytes, NDArray[np.float32]]:
-    by_length = sorted(missing.items(), key=lambda pair: (len(pair[1]), pair[1]))
+    encoder = reading.load()
+    ordered = sorted(missing.items(), key=lambda pair: reading.order(pair[1]))
     encoded: dict[bytes, NDArray[np.float32]] = {}
+    about = f"encode item {reading.kind}"
     # disable=None shows the bar on a terminal only; elsewhere a line a chunk tells the progress.
-    with tqdm(total=len(by_length), desc="encode item text", unit="item", disable=None) as bar:
-        for start in range(0, len(by_length), _CHUNK):
-            chunk = by_length[start : start + _CHUNK]
-            vectors = encoder.encode([text for _, text in chunk])
-            _check_is_finite(vectors, [text for _, text in chunk], model)
+    with tqdm(total=len(ordered), desc=about, unit="item", disable=None) as bar:
+        for start in range(0, len(ordered), reading.chunk):
+            chunk = ordered[start : start + reading.chunk]
+            contents = [content for _, content in chunk]
+            vectors = encoder.encode(contents)
+            _check_is_finite(vectors, contents, reading)
             for (key, _), vector in zip(chunk, vectors, strict=True):
                 encoded[key] = vector
             database.executemany(
@@ -137,23 +215,20 @@ def _encode_missing(
             database.commit()
             bar.update(len(chunk))
             if bar.disable:
-                _log.info("encode item text: %d of %d", start + len(chunk), len(by_length))
-    if encoder.n_cut or encoder.n_empty:
-        _log.info(
-            "item text: of %d texts %d were longer than %d tokens and cut there, %d had no token and "
-            "got zeros", len(missing), encoder.n_cut, encoder.max_tokens, encoder.n_empty,
-        )  # fmt: skip
+                _log.info("%s: %d of %d", about, start + len(chunk), len(ordered))
     return encoded
 
 
-def _check_is_finite(vectors: NDArray[np.float32], texts: list[str], model: str) -> None:
+def _check_is_finite(
+    vectors: NDArray[np.float32], contents: list[_Content], reading: Reading[_Content]
+) -> None:
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
-        text = texts[broken[0]]
         raise ConfigError(
-            f"encoder {model!r} gives {len(broken)} of {len(texts)} texts a vector with NaN or "
-            f"infinity, first {text[:80]!r} ({len(text)} characters). Its weights are broken, or its "
-            "sums overflow: check the model, or take another encoder. None of these was cached"
+            f"encoder {reading.model!r} gives {len(broken)} of {len(contents)} {reading.kind}s a "
+            f"vector with NaN or infinity, first {reading.told(contents[broken[0]])}. Its weights are "
+            "broken, or its sums overflow: check the model, or take another encoder. None of these "
+            "was cached"
         )
 
 
@@ -162,10 +237,6 @@ def _damaged(cache: Path, fault: object) -> ConfigError:
         f"text_cache {cache} is damaged: {fault}. Delete it, or name another file; texts are then "
         "encoded anew"
     )
-
-
-def _key(encoder_key: str, text: str) -> bytes:
-    return hashlib.sha256(f"{encoder_key}\n{text}".encode()).digest()
 
 
 def _read(

@@ -64,17 +64,17 @@ def load_sentence_transformer(path: Path, spec: EncoderSpec, device: str) -> "Se
 
             load_lora(model, Path(spec.adapter))
         _try(model, spec)
-    except _LOAD_ERRORS as error:
+    except LOAD_ERRORS as error:
         raise ConfigError(
             f"encoder {spec.model!r} cannot serve as a text encoder: {type(error).__name__}: {error}"
         ) from error
     return model
 
 
-_LOAD_ERRORS = (
+LOAD_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, ImportError, RuntimeError,
 )  # fmt: skip
-"""What transformers and a network raise over a folder that is not a text encoder's."""
+"""What transformers and a network raise over a folder that is not such an encoder's."""
 
 
 def _network_and_pooling(path: Path, spec: EncoderSpec, model_kwargs: dict[str, Any]) -> list[Any]:

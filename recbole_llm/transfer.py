@@ -15,11 +15,11 @@ from typing import Any, cast
 
 import torch
 
+from recbole_llm.adaptors import LinearAdaptor
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import ConfigError
 from recbole_llm.inherited import kept_shape
 from recbole_llm.item_parts import ItemParts, read_parts
-from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.new_items import Reading, check_readable, read_new_items
 from recbole_llm.scoring import Artifact, load_artifact
@@ -90,9 +90,12 @@ def _check(model: LLMSeqRec, artifact: Artifact, parts: ItemParts, folder: Path)
             "the model takes the artifact's"
         )
     check_readable(parts, folder)
-    if not isinstance(model.network.items.adaptor, LinearAdaptor) or model.tuned is not None:
+    options = model.options
+    reads_other = model.tuned is not None or options.media
+    if not isinstance(model.network.items.adaptor, LinearAdaptor) or reads_other:
         raise ConfigError(
-            "transfer_from goes by texts: the model needs item_repr id+text or text, a linear adaptor "
-            f"and a frozen encoder, got {model.options.item_repr!r}, {model.options.adaptor!r} and "
-            f"encoder.finetune {'lora' if model.tuned else None!r}"
+            "transfer_from goes by texts: the model needs item_repr id+text or text, a linear adaptor, "
+            f"a frozen encoder and no pictures or sounds, got {options.item_repr!r}, "
+            f"{options.adaptor!r}, encoder.finetune {'lora' if model.tuned else None!r} and "
+            f"{[each.field for each in options.media]}"
         )

@@ -20,10 +20,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from recbole_llm.adaptors import LinearAdaptor
 from recbole_llm.errors import ConfigError
 from recbole_llm.inherited import kept_shape
 from recbole_llm.json_files import is_list_of, parse_json
-from recbole_llm.layers import LinearAdaptor
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring.artifact import TRAINING_STATE
 
@@ -163,6 +163,8 @@ def _shape(model: LLMSeqRec) -> dict[str, Any]:
         **kept_shape(model.options.sequence),
         "item_repr": model.options.item_repr,
         "adaptor": model.options.adaptor if model.options.uses_text else None,
+        "modalities": [each.kind for each in model.options.media] or None,
+        "modality_fusion": model.options.modality_fusion if model.options.media else None,
     }
 
 

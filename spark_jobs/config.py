@@ -15,7 +15,7 @@ from recbole_llm.lists.meanings import MEANINGS
 from recbole_llm.lists.strategy import read_strategy
 from recbole_llm.retention import MOST_DAYS, check_retention
 from spark_jobs.bands import check_bands
-from spark_jobs.schemas import EVENT_COLUMNS, ITEM_COLUMNS, MALFORMED, RAW_ITEM_COLUMNS
+from spark_jobs.schemas import EVENT_COLUMNS, MALFORMED, RAW_ITEM_COLUMNS, TEXT_COLUMNS
 
 _MOST = 2**31 - 1
 """What Spark's integers hold."""
@@ -144,7 +144,7 @@ class NightConfig:
                 f"{MOST_DAYS}], got {half_life!r}"
             )
         _check_fields("event_fields", self.event_fields, EVENT_COLUMNS, ())
-        _check_fields("item_fields", self.item_fields, RAW_ITEM_COLUMNS, ITEM_COLUMNS[1:])
+        _check_fields("item_fields", self.item_fields, RAW_ITEM_COLUMNS, TEXT_COLUMNS)
         check_bands(self.bands)
         check_retention(self.retention)
 

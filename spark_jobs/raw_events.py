@@ -1,8 +1,9 @@
 """Read what other systems deliver, as text and in our names: nothing is cast, nothing is lost.
 
 A file is JSON lines (.jsonl, .json) or CSV with a head (.csv), either of them as it is or packed
-(.gz), or Parquet (.parquet); text is UTF-8. A record that cannot be read comes back with its text in
-``malformed`` and nulls elsewhere. A file that cannot be read is an error that names it.
+(.gz), or Parquet (.parquet); text is UTF-8. Bytes in a Parquet file, of a picture or a sound, come back
+as a ``data:`` URI. A record that cannot be read comes back with its text in ``malformed`` and nulls
+elsewhere. A file that cannot be read is an error that names it.
 """
 
 import gzip
@@ -25,7 +26,7 @@ from pyspark.sql import types as t
 
 from recbole_llm.errors import DataError
 from recbole_llm.raw_files import data_files, delivered_days, is_data
-from spark_jobs.schemas import MALFORMED
+from spark_jobs.schemas import MALFORMED, MEDIA_COLUMNS
 
 _DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
 _FORMATS = {
@@ -200,12 +201,17 @@ def _read_group(spark: SparkSession, kind: str, paths: list[str], columns: list[
         head = reader.csv(paths[0]).columns
         return reader.schema(_strings([*head, MALFORMED])).option("enforceSchema", False).csv(paths)
     frame = spark.read.parquet(*paths)
+    as_uris = {
+        name: f.concat(f.lit("data:application/octet-stream;base64,"), f.base64(name))
+        for name, kind in frame.dtypes
+        if kind == "binary" and name in MEDIA_COLUMNS
+    }
     nanoseconds = {
         field.name: _whole_seconds(field.name)
         for field in _schema(Path(paths[0]))
         if pa.types.is_timestamp(field.type) and field.type.unit == "ns"
     }
-    return frame.withColumns({**nanoseconds, MALFORMED: f.lit(None).cast("string")})
+    return frame.withColumns({**nanoseconds, **as_uris, MALFORMED: f.lit(None).cast("string")})
 
 
 def _whole_seconds(name: str) -> Column:

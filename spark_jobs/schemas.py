@@ -9,7 +9,9 @@ from recbole_llm.recommendations import RECOMMENDATIONS as _RECOMMENDATIONS
 REQUIRED_EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 OPTIONAL_EVENT_COLUMNS = ("rating", "event_type", "market")
 EVENT_COLUMNS = REQUIRED_EVENT_COLUMNS + OPTIONAL_EVENT_COLUMNS
-ITEM_COLUMNS = ("item_id", "title", "category", "description")
+TEXT_COLUMNS = ("title", "category", "description")
+MEDIA_COLUMNS = ("image", "audio")
+ITEM_COLUMNS = ("item_id", *TEXT_COLUMNS, *MEDIA_COLUMNS)
 RAW_ITEM_COLUMNS = (*ITEM_COLUMNS, "available", "markets", "published_at", "requires")
 # A record that could not be read, beside the columns of either.
 MALFORMED = "malformed"
@@ -63,6 +65,9 @@ ITEMS = t.StructType(
         t.StructField("title", t.StringType()),
         t.StructField("category", t.StringType()),
         t.StructField("description", t.StringType()),
+        # Paths below the folder of the catalogues, or data:…;base64,… with the bytes; empty for none.
+        t.StructField("image", t.StringType()),
+        t.StructField("audio", t.StringType()),
         t.StructField("n_events", t.LongType()),
         # The first day whose catalogue held it.
         t.StructField("first_seen", t.DateType()),

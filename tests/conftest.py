@@ -12,6 +12,7 @@ from recbole_llm.config_files import load_yaml
 from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import CYCLE, random_artifact, write_events
+from tests.media import PICTURE_ENCODERS, SOUND_ENCODERS, save_encoder
 
 HOME = Path(__file__).parent.parent
 
@@ -60,6 +61,14 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         model.save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
     return {name: root / name for name in built}
+
+
+@pytest.fixture(scope="session")
+def media_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random models of real vision and audio architectures, by name; see ``tests/media.py``."""
+    root = tmp_path_factory.mktemp("media-encoders")
+    names = (*PICTURE_ENCODERS, *SOUND_ENCODERS, "vit-classifier", "mae")
+    return {name: save_encoder(name, root / name) for name in names}
 
 
 @pytest.fixture(scope="session")

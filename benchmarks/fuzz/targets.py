@@ -3,11 +3,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.fuzz import artifact_files, settings_files, warehouse_files
+from benchmarks.fuzz import artifact_files, media_contents, settings_files, warehouse_files
 from benchmarks.fuzz.target import Target
 
 TARGETS: dict[str, Callable[[Path], Target]] = {
     **artifact_files.TARGETS,
+    **media_contents.TARGETS,
     **settings_files.TARGETS,
     **warehouse_files.TARGETS,
 }

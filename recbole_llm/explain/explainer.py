@@ -18,6 +18,7 @@ from recbole_llm.explain.shares import Shares, shares
 from recbole_llm.explain.words import LanguageWords, Words, join, term_contributions, word_parts
 from recbole_llm.item_parts import ItemParts, TextPart, read_parts
 from recbole_llm.layers import score_vectors
+from recbole_llm.modalities import TEXT
 from recbole_llm.scoring import load_scorer
 from recbole_llm.scoring.artifact import ADAPTER
 
@@ -235,6 +236,8 @@ class Explainer:
         if self.parts is None or not self.parts.text(item):
             return None
         text, found = self.parts.text(item), []
+        if any(whole.name == TEXT for whole in self.parts.wholes):
+            notes.append("no words: modality_fusion gate weighs a text by a gate that reads it too")
         for source in self._sources:
             if source.terms is not None:
                 found.append(word_parts(source, text, state))

@@ -1,4 +1,4 @@
-"""What of a score comes from IDs, from texts and from the order: shares that add up to it.
+"""What of a score comes from IDs, texts, pictures, sounds and the order: shares that add up to it.
 
 Integrated gradients on the network's inputs, along the straight way from a baseline: a history of as
 many average items at an average place, and an average item to score. What that scores is a share of its
@@ -32,8 +32,9 @@ class Shares:
     """A score, taken apart."""
 
     of: dict[str, float]
-    """``item id``, ``item minilm``, …: the item's own parts; ``history id``, …: those of the items met;
-    ``position``: their order; ``item bias`` and ``met before``: what is added to the product."""
+    """``item id``, ``item minilm``, ``item picture``, …: the item's own parts; ``history id``, …: those
+    of the items met; ``position``: their order; ``item bias`` and ``met before``: what is added to the
+    product."""
     baseline: float
     """The score of an average item after a history of average items."""
     score: float

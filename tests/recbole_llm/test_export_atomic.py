@@ -7,7 +7,7 @@ from recbole_llm.errors import DataError
 from recbole_llm.export_atomic import export_atomic
 
 
-def _features(folder: Path, user: str = "u") -> Path:
+def _features(folder: Path, user: str = "u", more: str = "") -> Path:
     for name in ("sequences", "items"):
         (folder / name).mkdir(parents=True)
     with duckdb.connect() as database:
@@ -18,8 +18,9 @@ def _features(folder: Path, user: str = "u") -> Path:
             f" TO '{folder}/sequences/0.parquet'"
         )
         database.execute(
-            "COPY (SELECT * FROM (VALUES ('b', ' Heat\t2 \"x', 'Crime', ''), ('a', 'Émile', '', ''))"
-            f" AS t(item_id, title, category, description)) TO '{folder}/items/0.parquet'"
+            f"COPY (SELECT *{more} FROM (VALUES ('b', ' Heat\t2 \"x', 'Crime', ''),"
+            " ('a', 'Émile', '', '')) AS t(item_id, title, category, description))"
+            f" TO '{folder}/items/0.parquet'"
         )
     return folder
 
@@ -41,3 +42,18 @@ def test_files_keep_order_and_text(tmp_path: Path) -> None:
 def test_an_id_that_recbole_would_misread(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="ids with a tab, line break or double quote .*'u\"1'"):
         export_atomic(_features(tmp_path / "f", user='u"1'), "night", tmp_path)
+
+
+def test_columns_that_are_no_text_are_written_where_they_are_asked_for(tmp_path: Path) -> None:
+    more = ", 'my  pictures/' || item_id AS image, NULL::VARCHAR AS audio"
+    features = _features(tmp_path / "f", more=more)
+    folder = export_atomic(features, "night", tmp_path)
+    assert "pictures" not in (folder / "night.item").read_text(encoding="utf-8")
+    folder = export_atomic(features, "night", tmp_path, media=["image", "audio"])
+    assert (folder / "night.item").read_text(encoding="utf-8") == (
+        "item_id:token\ttitle:token_seq\tcategory:token_seq\tdescription:token_seq\timage:token"
+        "\taudio:token\na\tÉmile\t\t\tmy  pictures/a\t\n"
+        'b\tHeat 2 "x\tCrime\t\tmy  pictures/b\t\n'
+    )
+    with pytest.raises(DataError, match=r"have no column 'photo', found \['item_id', 'title'"):
+        export_atomic(features, "night", tmp_path, media=["photo"])

@@ -33,6 +33,7 @@ _QUICK = (
     "modules.json", "text cache", "nightly.yaml", "encoder.yaml", "flags",
     ".item as text", "published.json", "champion.json", "manifest.json", "scored.json",
     "forgotten.json", "published table", "user keys", "raw JSON lines", "raw gzip", "raw Parquet",
+    "picture", "sound",
 )  # fmt: skip
 """Targets whose inputs take milliseconds each."""
 

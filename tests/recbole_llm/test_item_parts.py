@@ -121,7 +121,7 @@ def test_damaged(path: Path) -> None:
     tensors.write_bytes(whole)
     content = json.loads(index.read_text())
     for change, message in (
-        ({"format_version": 2}, "format 2, this version reads 1"),
+        ({"format_version": 3}, "format 3, this version reads 1 and 2"),
         ({"model_version": "other"}, "is of artifact 'other', not of"),
         ({"texts": ["one"]}, "has 1 texts for 13 items"),
         ({"sources": [{}]}, "cannot be read: KeyError"),

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from recbole_llm.adaptors import ADAPTORS
 from recbole_llm.catalogue import Catalogue
 from recbole_llm.layers import (
-    ADAPTORS,
     ItemEncoder,
     RepeatBias,
     SequenceEncoder,
@@ -48,7 +48,7 @@ def test_repeat_bias_counts_an_item_at_its_latest_place() -> None:
 @pytest.mark.parametrize("adaptor", list(ADAPTORS))
 def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
     torch.manual_seed(0)
-    encoder = ItemEncoder(4, 8, 5, True, adaptor, 0.0, 0.02)
+    encoder = ItemEncoder(4, 8, [5], True, adaptor, 0.0, 0.02)
     text = torch.randn(4, 5)
     text[0] = text[1] = 0
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.25, 0.75], [0.0, 1.0]])
@@ -71,7 +71,7 @@ def test_an_item_is_its_text_its_id_and_its_neighbors_ids(adaptor: str) -> None:
 
 
 def test_without_neighbors_an_id_stands_alone() -> None:
-    encoder = ItemEncoder(3, 8, 0, True, "linear", 0.0, 0.02)
+    encoder = ItemEncoder(3, 8, [], True, "linear", 0.0, 0.02)
     shares = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0]])
     none = _catalogue(shares, torch.zeros(3, 0, dtype=torch.int64), torch.zeros(3, 0), None)
     vectors = encoder(torch.arange(3), none)
@@ -95,7 +95,7 @@ def test_weighted_rows_are_an_embedding_bag_to_the_gradient() -> None:
 
 def test_id_dropout_leaves_the_neighbors_in_training_alone() -> None:
     torch.manual_seed(0)
-    encoder = ItemEncoder(1001, 4, 3, True, "linear", 0.3, 0.02)
+    encoder = ItemEncoder(1001, 4, [3], True, "linear", 0.3, 0.02)
     assert encoder.id_embedding is not None
     with torch.no_grad():
         encoder.id_embedding.weight[1:] = 1.0

@@ -1,3 +1,4 @@
+import hashlib
 import sqlite3
 from pathlib import Path
 
@@ -33,6 +34,18 @@ def test_nothing_is_encoded_twice(tiny_encoders: dict[str, Path], tmp_path: Path
     again = encode_cached([*TEXTS[::-1], "new"], spec, cache, "cpu", _Counting)
     assert _Counting.calls == [["new"]]
     np.testing.assert_array_equal(again[:4], first[::-1])
+
+
+def test_what_was_cached_before_is_found(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:
+    """The key of a text is the SHA-256 of the encoder's fingerprint, a line's end and the text."""
+    path, cache = tiny_encoders["bert"], tmp_path / "cache.sqlite"
+    encode_cached(["Émile"], EncoderSpec(str(path)), cache, "cpu")
+    digest = hashlib.sha256(b"plain text\nmean\n128\n")
+    for file in sorted([*path.glob("*.safetensors"), *path.glob("*.json")]):
+        digest.update(f"{file.name}\n".encode() + file.read_bytes())
+    key = hashlib.sha256(f"{digest.hexdigest()}\nÉmile".encode()).digest()
+    with sqlite3.connect(cache) as database:
+        assert database.execute("SELECT key FROM vectors").fetchall() == [(key,)]
 
 
 def test_encoders_do_not_share_vectors(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:

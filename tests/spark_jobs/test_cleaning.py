@@ -155,7 +155,8 @@ def test_each_fault_of_the_catalogue_has_its_reason(spark: SparkSession) -> None
     ]  # fmt: skip
     raw = spark.createDataFrame(rows, ", ".join(f"{name} string" for name in columns)).withColumns(
         {"ds": f.lit("2024-05-02"), **{
-            name: f.lit(None).cast("string") for name in ("category", "description")
+            name: f.lit(None).cast("string")
+            for name in ("category", "description", *schemas.MEDIA_COLUMNS)
         }}
     )  # fmt: skip
     told = ("title", "reason", "available", "markets", "published_on", "requires")
@@ -182,7 +183,7 @@ def test_control_characters_leave_the_texts(spark: SparkSession) -> None:
         [("a", hostile, hostile, hostile)],
         "item_id string, title string, category string, description string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in _UNSAID
+        name: f.lit(None).cast("string") for name in (*_UNSAID, *schemas.MEDIA_COLUMNS)
     }})  # fmt: skip
     (row,) = check_items(raw, ["US"]).collect()
     for name in ("title", "category", "description"):
@@ -204,7 +205,7 @@ def test_item_texts_are_screened_and_counted(spark: SparkSession) -> None:
          (None, None, None, "{b@mail.org")],
         "item_id string, title string, description string, malformed string",
     ).withColumns({"ds": f.lit("2024-05-02"), **{
-        name: f.lit(None).cast("string") for name in ("category", *_UNSAID[:-1])
+        name: f.lit(None).cast("string") for name in ("category", *_UNSAID[:-1], *schemas.MEDIA_COLUMNS)
     }})  # fmt: skip
     rows = {row["item_id"]: row.asDict() for row in check_items(raw, ["US"]).collect()}
     assert (rows["a"]["title"], rows["a"]["description"]) == ("Heat by [e-mail]", "call [phone]")

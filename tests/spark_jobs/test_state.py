@@ -99,28 +99,29 @@ def test_recent_holds_the_day_and_what_may_be_repeated(
 def test_a_catalogue_by_hand(spark: SparkSession) -> None:
     one, two, three = (datetime.date(2024, 5, day) for day in (1, 2, 3))
     before = [
-        ("old", "Old", "", "", 4, one, True, ["de"], one, ["back"]),
-        ("back", "Back", "", "", 0, one, False, ["de"], None, ["old"]),
+        ("old", "Old", "", "", "old.png", "", 4, one, True, ["de"], one, ["back"]),
+        ("back", "Back", "", "", "back.png", "", 0, one, False, ["de"], None, ["old"]),
     ]  # fmt: skip
     items = spark.createDataFrame(before, schemas.ITEMS)
     catalogue = spark.createDataFrame(
         [
-            ("back", "Back again", "x", "y", True, ["at", "de"], two, [], three),
-            ("off", "Off", "", "", False, [], None, [], three),
-            ("brief", "Brief", "", "", True, ["fr"], None, [], two),
-            ("new", "Draft", "", "", False, ["fr"], one, [], two),
-            ("new", "New", "", "", True, [], None, ["old"], three),
+            ("back", "Back again", "x", "y", "", "back.wav", True, ["at", "de"], two, [], three),
+            ("off", "Off", "", "", "", "", False, [], None, [], three),
+            ("brief", "Brief", "", "", "", "", True, ["fr"], None, [], two),
+            ("new", "Draft", "", "", "draft.png", "", False, ["fr"], one, [], two),
+            ("new", "New", "", "", "new.png", "", True, [], None, ["old"], three),
         ],
-        "item_id string, title string, category string, description string, available boolean, "
-        "markets array<string>, published_on date, requires array<string>, ds date",
+        "item_id string, title string, category string, description string, image string, "
+        "audio string, available boolean, markets array<string>, published_on date, "
+        "requires array<string>, ds date",
     )  # fmt: skip
     days = ["2024-05-02", "2024-05-03"]
     after = [
-        ("old", "Old", "", "", 4, one, False, ["de"], one, ["back"]),
-        ("back", "Back again", "x", "y", 0, one, True, ["at", "de"], two, []),
-        ("off", "Off", "", "", 0, three, False, [], None, []),
-        ("brief", "Brief", "", "", 0, two, False, ["fr"], None, []),
-        ("new", "New", "", "", 0, two, True, [], None, ["old"]),
+        ("old", "Old", "", "", "old.png", "", 4, one, False, ["de"], one, ["back"]),
+        ("back", "Back again", "x", "y", "", "back.wav", 0, one, True, ["at", "de"], two, []),
+        ("off", "Off", "", "", "", "", 0, three, False, [], None, []),
+        ("brief", "Brief", "", "", "", "", 0, two, False, ["fr"], None, []),
+        ("new", "New", "", "", "new.png", "", 0, two, True, [], None, ["old"]),
     ]  # fmt: skip
     assertDataFrameEqual(
         merge_items(items, catalogue, days, None), spark.createDataFrame(after, schemas.ITEMS)
