@@ -105,7 +105,9 @@ class _BestWeights:
         self.epoch: int | None = None
 
     def __call__(self, epoch: int, valid_score: float) -> None:
-        if self._sign * valid_score >= self._best:  # RecBole takes the later of two equal epochs
+        # RecBole takes the later of two equal epochs; what a transfer brought has to be beaten.
+        is_no_worse = self._sign * valid_score >= self._best
+        if is_no_worse and (self.epoch != 0 or self._sign * valid_score > self._best):
             self._best = self._sign * valid_score
             self._weights = copy.deepcopy(self._model.state_dict())
             self.epoch = epoch + 1

@@ -126,3 +126,11 @@ def test_from_the_command_line(
     assert len([*(other_shop / "artifacts").glob("*/artifact.json")]) == 1
     assert main(["transfer", "--from", str(other_shop / "none"), *flags]) != 0
     assert "no artifact at" in capsys.readouterr().err
+
+
+def test_what_was_brought_stays_where_training_adds_nothing(source: Path, other_shop: Path) -> None:
+    """The first epoch forgets it all, the learning rate is that large; the start is kept."""
+    found = _started(source, other_shop, epochs=1, learning_rate=100.0)
+    assert found.best_epoch == 0
+    assert found.test_result["recall@1"] > 0.9
+    assert found.best_valid_result["ndcg@1"] > 0.9
