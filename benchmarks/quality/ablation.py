@@ -42,6 +42,8 @@ def write_ablation() -> None:
     encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
     _splice(DOCS / "model.md", "ablation", _table(losses))
     _splice(DOCS / "model.md", "encoders", _table(encoders))
+    removed = store.read(store.REMOVED)
+    _splice(DOCS / "model.md", "removed", removed_table(store.read(store.QUALITY), removed))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
@@ -91,6 +93,24 @@ def with_figures(config: str, losses: Losses) -> str:
                 parts = ", ".join(f"{loss:.2f} on {name}" for name, (loss, _) in by_dataset.items())
                 lines.append(f"{'':32}{_MARK}{change.partition('=')[2]}, NDCG@{TOP} is {parts}.")
     return "\n".join(lines) + "\n"
+
+
+def removed_table(quality: list[store.Row], removed: list[store.Row]) -> str:
+    """What settings that are gone left of the default's NDCG, and the commit that still has them."""
+    default, tried = defaultdict(list), defaultdict(list)
+    for row in quality:
+        if row["model"] == "llmseqrec":
+            default[row["dataset"]].append(row)
+    for row in removed:
+        tried[row["model"].partition(":")[2], row["commit"], row["dataset"]].append(row)
+    lines = ["| Setting | Commit | Data set | Seeds | Validation | Test |", "|---" * 6 + "|"]
+    for (change, commit, dataset), rows in tried.items():
+        losses = [
+            option_loss(default[dataset], rows, f"{part}ndcg@{TOP}") for part in ("valid_", "")
+        ]
+        cells = [_cell(*loss) if loss else "" for loss in losses]
+        lines.append(f"| `{change}` | {commit} | {dataset} | {len(rows)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""]) if tried else "No row yet.\n"
 
 
 def _table(losses: Losses) -> str:
