@@ -42,8 +42,7 @@ def write_ablation() -> None:
     encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
     _splice(DOCS / "model.md", "ablation", _table(losses))
     _splice(DOCS / "model.md", "encoders", _table(encoders))
-    removed = store.read(store.REMOVED)
-    _splice(DOCS / "model.md", "removed", removed_table(store.read(store.QUALITY), removed))
+    _splice(DOCS / "model.md", "removed", removed_table(store.read(store.REMOVED)))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
@@ -95,22 +94,22 @@ def with_figures(config: str, losses: Losses) -> str:
     return "\n".join(lines) + "\n"
 
 
-def removed_table(quality: list[store.Row], removed: list[store.Row]) -> str:
-    """What settings that are gone left of the default's NDCG, and the commit that still has them."""
-    default, tried = defaultdict(list), defaultdict(list)
-    for row in quality:
-        if row["model"] == "llmseqrec":
-            default[row["dataset"]].append(row)
+def removed_table(removed: list[store.Row]) -> str:
+    """What settings that are gone left of the default's NDCG at the commit that still has them."""
+    tried = defaultdict(list)
     for row in removed:
-        tried[row["model"].partition(":")[2], row["commit"], row["dataset"]].append(row)
+        change = row["model"].partition(":")[2]
+        tried[change, row["commit"], row["dataset"]].append(row)
     lines = ["| Setting | Commit | Data set | Seeds | Validation | Test |", "|---" * 6 + "|"]
     for (change, commit, dataset), rows in tried.items():
-        losses = [
-            option_loss(default[dataset], rows, f"{part}ndcg@{TOP}") for part in ("valid_", "")
-        ]
-        cells = [_cell(*loss) if loss else "" for loss in losses]
-        lines.append(f"| `{change}` | {commit} | {dataset} | {len(rows)} | {' | '.join(cells)} |")
-    return "\n".join([*lines, ""]) if tried else "No row yet.\n"
+        default = tried.get(("", commit, dataset), [])
+        losses = [option_loss(default, rows, f"{part}ndcg@{TOP}") for part in ("valid_", "")]
+        if change and all(losses):
+            cells = [_cell(*loss) for loss in losses if loss]
+            lines.append(
+                f"| `{change}` | {commit} | {dataset} | {len(rows)} | {' | '.join(cells)} |"
+            )
+    return "\n".join([*lines, ""])
 
 
 def _table(losses: Losses) -> str:

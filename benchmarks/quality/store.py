@@ -3,7 +3,8 @@
 ``results/quality.json`` is a list of flat objects. ``results/ranks/<dataset>/<model>-<seed>.npz``
 holds each test user's rank, from which the intervals are drawn. ``results/ablation.json`` has the
 same rows for settings away from the default, ``results/removed.json`` those that were tried and are
-no longer in the code, ``results/tuning.json`` what the tuned models tried.
+no longer in the code, beside the default of their commit, ``results/tuning.json`` what the tuned
+models tried.
 Several processes may write at once.
 """
 

@@ -84,21 +84,21 @@ def test_the_figures_stand_below_their_options_and_replace_older_ones() -> None:
     assert with_figures(once, {}) == config
 
 
-def test_what_was_removed_is_held_against_the_default_and_names_its_commit() -> None:
-    def row(model: str, dataset: str, seed: int, valid: float, test: float) -> dict[str, Any]:
+def test_what_was_removed_is_held_against_the_default_of_its_commit() -> None:
+    def row(model: str, commit: str, seed: int, valid: float, test: float) -> dict[str, Any]:
         return {
-            "model": model, "dataset": dataset, "seed": seed, "valid_ndcg@10": valid,
-            "ndcg@10": test, "commit": "abc",
+            "model": model, "dataset": "a", "seed": seed, "valid_ndcg@10": valid, "ndcg@10": test,
+            "commit": commit,
         }  # fmt: skip
 
-    quality = [row("llmseqrec", "a", 1, 0.2, 0.1), row("llmseqrec", "a", 2, 0.4, 0.1)]
-    removed = [row("llmseqrec:x=1,y=2", "a", seed, 0.2, 0.11) for seed in (1, 2)]
-    lines = removed_table(quality, [*removed, row("llmseqrec:x=1,y=2", "b", 1, 0.2, 0.1)])
-    assert lines.splitlines()[2:] == [
-        "| `x=1,y=2` | abc | a | 2 | 0.750 ± 0.250 | 1.100 |",
-        "| `x=1,y=2` | abc | b | 1 |  |  |",
+    rows = [
+        row("llmseqrec", "old", 1, 0.2, 0.1), row("llmseqrec", "old", 2, 0.4, 0.1),
+        row("llmseqrec", "new", 1, 0.8, 0.8), row("llmseqrec:x=1,y=2", "old", 1, 0.2, 0.11),
+        row("llmseqrec:x=1,y=2", "old", 2, 0.2, 0.11), row("llmseqrec:x=3", "newer", 1, 0.2, 0.1),
+    ]  # fmt: skip
+    assert removed_table(rows).splitlines()[2:] == [
+        "| `x=1,y=2` | old | a | 2 | 0.750 ± 0.250 | 1.100 |"
     ]
-    assert removed_table(quality, []) == "No row yet.\n"
 
 
 @pytest.fixture
