@@ -11,7 +11,6 @@ from recbole.utils import InputType
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from recbole_llm.augmentation import augment, read_whole
 from recbole_llm.catalogue import Catalogue, build_catalogue
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import TrainingError
@@ -195,21 +194,14 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
     def user_loss(self, interaction: Interaction) -> Tensor:
         """What the batch's users say, and nothing else: a scalar, in nats."""
         item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
-        item_seq_len, options = interaction[self.ITEM_SEQ_LEN], self.options
         catalogue = self.catalogue
-        reading = read_whole(item_seq, item_seq_len, interaction.interaction.get(IS_TRAINED))
-        if self.training:
-            met = torch.cat([item_seq, last.unsqueeze(1)], 1)
-            reading = augment(
-                reading, options.augmentation, options.augmentation_prob, met, catalogue
-            )
         if self.tuned is not None:
             self._is_stale = True
-            met = torch.cat([item_seq.flatten(), reading.items.flatten(), last])
+            met = torch.cat([item_seq.flatten(), last])
             catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
         return training_loss(
-            self.network, catalogue, options.objective, options.sequence, item_seq, item_seq_len, last,
-            reading, self.names,
+            self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
+            interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
             self._disliked(interaction[self.USER_ID]) if len(self.disliked_items) else None,
         )  # fmt: skip
 

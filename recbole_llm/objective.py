@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recbole_llm.augmentation import Reading, read_whole
 from recbole_llm.catalogue import Catalogue
 from recbole_llm.layers import Network, SequenceConfig, score_vectors
 from recbole_llm.losses import (
@@ -35,11 +34,12 @@ class Objective:
     target_decay: float
     dislike_loss_weight: float = 0.0
 
-    def candidates(self, is_known: Tensor, items: Tensor) -> Candidates:
-        """The items that the batch's own (N,) ones are held against: all that were met, or a sample."""
+    def candidates(self, is_known: Tensor, item_seq: Tensor, last: Tensor) -> Candidates:
+        """The items that the batch's targets are held against: all that were met, or a sample."""
         if self.loss_type == "CE":
             return all_candidates(is_known)
-        return sampled_candidates(is_known, items, self.n_negatives)
+        met = torch.cat([item_seq.flatten(), last])
+        return sampled_candidates(is_known, met, self.n_negatives)
 
 
 def training_loss(
@@ -50,7 +50,7 @@ def training_loss(
     item_seq: Tensor,
     item_seq_len: Tensor,
     last: Tensor,
-    reading: Reading | None = None,
+    is_trained: Tensor | None = None,
     names: Tensor | None = None,
     disliked: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -61,48 +61,45 @@ def training_loss(
     Args:
         item_seq: (B, L) int64 catalogue rows, right-padded with 0, of (B,) int64 lengths.
         last: (B,) int64, the item after each sequence.
-        reading: what is read of the sequences, and where it is asked for what follows; None for
-            all of them as they are. Targets are of ``item_seq``, and so is what was met before.
+        is_trained: (B, L) bool, False on padding; None for every real position. The others are
+            read and not asked.
         names: (V, D) int64 names of the items, for a network that spells them.
         disliked: (P,) int64 sequences and (P,) int64 catalogue rows that their users dislike.
     Returns:
         Scalar float32, in nats.
     """
-    if reading is None:
-        reading = read_whole(item_seq, item_seq_len)
-    batch = torch.cat([item_seq.flatten(), reading.items.flatten(), last])
-    candidates = objective.candidates(catalogue.is_known, batch)
+    candidates = objective.candidates(catalogue.is_known, item_seq, last)
     log_weights = candidates.log_weights
     if catalogue.popularity is not None:
         known_before = catalogue.popularity[candidates.items]
         log_weights = known_before if log_weights is None else log_weights + known_before
     items = network.items(candidates.items, catalogue)  # (C, H)
-    is_real = reading.items > 0
-    states = network.sequences(items[candidates.columns(reading.items[is_real])], reading.lengths)
-    newest = states[reading.lengths.cumsum(0) - 1]  # (B, H)
-    states = states[reading.is_asked[is_real]]  # (N, H)
-    rows, steps = reading.is_asked.nonzero(as_tuple=True)  # (N,)
-    positions = reading.places[rows, steps]
+    is_real = item_seq > 0
+    states = network.sequences(items[candidates.columns(item_seq[is_real])], item_seq_len)
+    newest = states[item_seq_len.cumsum(0) - 1]  # (B, H)
+    if is_trained is None:
+        is_trained = is_real
+    else:
+        states = states[is_trained[is_real]]  # (N, H)
     following = next_items(
         item_seq, item_seq_len, last, objective.n_targets, objective.target_decay
     )
     if network.names is not None:
         assert names is not None, "a network that spells names needs them"
-        wanted, shares = following.items[rows, positions], following.shares[rows, positions]
+        wanted, shares = following.items[is_trained], following.shares[is_trained]
         loss: Tensor = network.names.loss(states, names[wanted], shares)
         return loss
+    rows, positions = is_trained.nonzero(as_tuple=True)  # (N,)
     adjustments = no_adjustments(states)
     if network.repeats is not None:
         adjustments = network.repeats(item_seq, rows, positions)
         adjustments = adjustments._replace(items=candidates.columns(adjustments.items))
     # Where there are fewer targets than n_targets the item is padding, no candidate; it counts 0.
-    columns = candidates.columns(following.items[rows, positions]).clamp(
-        max=len(items) - 1
-    )  # (N, M)
+    columns = candidates.columns(following.items[is_trained]).clamp(max=len(items) - 1)  # (N, M)
     loss = cross_entropy(
         score_vectors(states, config),
         score_vectors(items, config),
-        Targets(columns, following.shares[rows, positions]),
+        Targets(columns, following.shares[is_trained]),
         adjustments,
         log_weights,
     )

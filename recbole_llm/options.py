@@ -17,7 +17,6 @@ from recbole.config import Config
 from recbole.utils import argument_list
 
 from recbole_llm import MODELS
-from recbole_llm.augmentation import AUGMENTATIONS, BY_TEXT
 from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
@@ -88,9 +87,6 @@ class ModelOptions:
     name_codes: int
     beam_size: int
     objective: Objective
-    augmentation: tuple[str, ...]
-    """Names of ``AUGMENTATIONS``; none reads every sequence as it is."""
-    augmentation_prob: float
     ema_decay: float
     train_since: float | None
     """None learns from all events."""
@@ -204,7 +200,6 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
     _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
     _check(config, "dislike_loss_weight", float, lambda v: v >= 0, "at least 0")
-    _check(config, "augmentation_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "replay_share", float, lambda v: v >= 0, "at least 0")
     if config["train_since"] is not None:
@@ -250,8 +245,6 @@ def model_options(config: Config) -> ModelOptions:
             target_decay=float(config["target_decay"]),
             dislike_loss_weight=float(config["dislike_loss_weight"]),
         ),
-        augmentation=_augmentations(config),
-        augmentation_prob=float(config["augmentation_prob"]),
         ema_decay=float(config["ema_decay"]),
         train_since=None if config["train_since"] is None else float(config["train_since"]),
         replay_share=float(config["replay_share"]),
@@ -272,23 +265,6 @@ def model_options(config: Config) -> ModelOptions:
             reader=config["reader"],
         ),
     )
-
-
-def _augmentations(config: Config) -> tuple[str, ...]:
-    given = config["augmentation"]
-    if given is None:
-        return ()
-    expected = f"{', '.join(AUGMENTATIONS)}, several joined by '+', or ~"
-    _check(config, "augmentation", str, lambda v: {*v.split("+")} <= {*AUGMENTATIONS}, expected)
-    names = tuple(given.split("+"))
-    if BY_TEXT.keys() & {*names} and (
-        config["item_repr"] != "id+text" or not config["id_neighbors"]
-    ):
-        raise ConfigError(
-            f"augmentation {given} draws from the items with like texts, which item_repr id+text with "
-            f"id_neighbors above 0 knows; got {config['item_repr']} and {config['id_neighbors']}"
-        )
-    return names
 
 
 def _finetune_options(config: Config) -> FinetuneOptions | None:

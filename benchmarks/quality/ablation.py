@@ -104,11 +104,10 @@ def removed_table(removed: list[store.Row]) -> str:
     for (change, commit, dataset), rows in tried.items():
         default = tried.get(("", commit, dataset), [])
         losses = [option_loss(default, rows, f"{part}ndcg@{TOP}") for part in ("valid_", "")]
-        if change and all(losses):
+        n_seeds = len({row["seed"] for row in default} & {row["seed"] for row in rows})
+        if change and n_seeds:
             cells = [_cell(*loss) for loss in losses if loss]
-            lines.append(
-                f"| `{change}` | {commit} | {dataset} | {len(rows)} | {' | '.join(cells)} |"
-            )
+            lines.append(f"| `{change}` | {commit} | {dataset} | {n_seeds} | {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
 
