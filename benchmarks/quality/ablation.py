@@ -42,6 +42,7 @@ def write_ablation() -> None:
     encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
     splice_table(DOCS / "model.md", "ablation", _table(losses))
     splice_table(DOCS / "model.md", "encoders", _table(encoders))
+    splice_table(DOCS / "model.md", "removed", removed_table(store.read(store.REMOVED)))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
@@ -91,6 +92,23 @@ def with_figures(config: str, losses: Losses) -> str:
                 parts = ", ".join(f"{loss:.2f} on {name}" for name, (loss, _) in by_dataset.items())
                 lines.append(f"{'':32}{_MARK}{change.partition('=')[2]}, NDCG@{TOP} is {parts}.")
     return "\n".join(lines) + "\n"
+
+
+def removed_table(removed: list[store.Row]) -> str:
+    """What settings that are gone left of the default's NDCG at the commit that still has them."""
+    tried = defaultdict(list)
+    for row in removed:
+        change = row["model"].partition(":")[2]
+        tried[change, row["commit"], row["dataset"]].append(row)
+    lines = ["| Setting | Commit | Data set | Seeds | Validation | Test |", "|---" * 6 + "|"]
+    for (change, commit, dataset), rows in tried.items():
+        default = tried.get(("", commit, dataset), [])
+        losses = [option_loss(default, rows, f"{part}ndcg@{TOP}") for part in ("valid_", "")]
+        n_seeds = len({row["seed"] for row in default} & {row["seed"] for row in rows})
+        if change and n_seeds:
+            cells = [_cell(*loss) for loss in losses if loss]
+            lines.append(f"| `{change}` | {commit} | {dataset} | {n_seeds} | {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 def _table(losses: Losses) -> str:

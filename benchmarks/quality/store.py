@@ -2,7 +2,9 @@
 
 ``results/quality.json`` is a list of flat objects. ``results/ranks/<dataset>/<model>-<seed>.npz``
 holds each test user's rank, from which the intervals are drawn. ``results/ablation.json`` has the
-same rows for settings away from the default, ``results/tuning.json`` what the tuned models tried.
+same rows for settings away from the default, ``results/removed.json`` those that were tried and are
+no longer in the code, beside the default of their commit, ``results/tuning.json`` what the tuned
+models tried.
 Several processes may write at once.
 """
 
@@ -21,6 +23,7 @@ from recbole_llm.warehouse import replace_json
 
 QUALITY = RESULTS / "quality.json"
 ABLATION = RESULTS / "ablation.json"
+REMOVED = RESULTS / "removed.json"
 TUNING = RESULTS / "tuning.json"
 Row = dict[str, Any]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import rows, store
-from benchmarks.quality.ablation import ABLATIONS, option_loss, with_figures
+from benchmarks.quality.ablation import ABLATIONS, option_loss, removed_table, with_figures
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import bootstrap_ratio, ndcg
 from benchmarks.quality.run import Outcome, run
@@ -82,6 +82,23 @@ def test_the_figures_stand_below_their_options_and_replace_older_ones() -> None:
     ]
     assert with_figures(once, losses) == once
     assert with_figures(once, {}) == config
+
+
+def test_what_was_removed_is_held_against_the_default_of_its_commit() -> None:
+    def row(model: str, commit: str, seed: int, valid: float, test: float) -> dict[str, Any]:
+        return {
+            "model": model, "dataset": "a", "seed": seed, "valid_ndcg@10": valid, "ndcg@10": test,
+            "commit": commit,
+        }  # fmt: skip
+
+    rows = [
+        row("llmseqrec", "old", 1, 0.2, 0.1), row("llmseqrec", "old", 2, 0.4, 0.1),
+        row("llmseqrec", "new", 1, 0.8, 0.8), row("llmseqrec:x=1,y=2", "old", 1, 0.2, 0.11),
+        row("llmseqrec:x=1,y=2", "old", 2, 0.2, 0.11), row("llmseqrec:x=3", "newer", 1, 0.2, 0.1),
+    ]  # fmt: skip
+    assert removed_table(rows).splitlines()[2:] == [
+        "| `x=1,y=2` | old | a | 2 | 0.750 ± 0.250 | 1.100 |"
+    ]
 
 
 @pytest.fixture
