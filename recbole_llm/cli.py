@@ -160,7 +160,7 @@ def _train(args: argparse.Namespace) -> None:
     os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
     sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
     train_champion(args.warehouse, config, day, args.if_none, args.cold)
-    if args.if_none:
+    if args.if_none and (args.warehouse.features(day) / "manifest.json").is_file():
         from recbole_llm.extend import extend_champion
 
         extend_champion(args.warehouse, day)
