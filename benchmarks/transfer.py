@@ -94,14 +94,15 @@ def _pair(text: str) -> tuple[str, str]:
 
 def _missing(source: str, target: str, shares: list[float], seeds: list[int]) -> Iterator[Row]:
     """The rows of a pair that the file lacks; those without a source serve every pair of a target."""
-    wanted = [
-        {"source": source if start == _TRANSFER else None, "target": target, "start": start,
-         "share": share, "seed": seed}
-        for share in shares
-        for seed in seeds
-        for start in (_POP, _TRANSFER, _SCRATCH)
-        if (share or (start == _TRANSFER and seed == seeds[0])) and (start != _POP or share == 1)
-    ]  # fmt: skip
+    wanted: list[Row] = []
+    for seed in seeds:
+        wanted.append({"source": None, "target": target, "start": _POP, "share": 1.0, "seed": seed})
+    for share in shares:
+        for seed in seeds if share else seeds[:1]:  # what is not trained is the same for all
+            key = {"target": target, "share": share, "seed": seed}
+            wanted.append({"source": source, "start": _TRANSFER, **key})
+            if share:
+                wanted.append({"source": None, "start": _SCRATCH, **key})
     for key in wanted:
         if not any(key.items() <= row.items() for row in _read()["rows"]):
             yield key
