@@ -5,11 +5,12 @@
 
 A source is trained once, by the default configuration, to an artifact. Of the target's users a random
 share is trained on, 0, 1%, 10% or all of them, and their validation rows say when to stop; everybody's
-test rows are ranked, in RecBole's protocol, whatever the share. A part of the users is trained on in
-batches of 16 windows, from either start: in batches of 128 an epoch would be a step. **transfer** starts from the artifact,
+test rows are ranked, in RecBole's protocol, whatever the share. **transfer** starts from the artifact,
 by the items' texts alone; **scratch** from random weights. The share 0 trains nothing: what users met
-is read and their targets are ranked. **pop** is the popularity of the items with all users. Scratch and
-pop with all users are rows of ``benchmarks.quality``, and are run where that has none.
+is read and their targets are ranked. A part of the users is trained on in batches of 16 windows, from
+either start: in batches of 128 an epoch would be a step. **pop** is the popularity of the items with
+all users. Scratch and pop with all users are rows of ``benchmarks.quality``, and are run where that has
+none.
 
 Rows are kept as they come, with the seed that draws users and weights; means over seeds, and each
 ratio with the standard error of its mean over seeds. Where transfer hurts, a ratio is below 1.
