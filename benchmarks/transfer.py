@@ -7,9 +7,10 @@ A source is trained once, by the default configuration, to an artifact. Of the t
 share is trained on, 0, 1%, 10% or all of them, and their validation rows say when to stop; everybody's
 test rows are ranked, in RecBole's protocol, whatever the share. **transfer** starts from the artifact,
 by the items' texts alone; **scratch** from random weights. The share 0 trains nothing: what users met
-is read and their targets are ranked. A part of the users is trained on in batches of 16 windows, from
-either start: in batches of 128 an epoch would be a step. **pop** is the popularity of the items with
-all users. Scratch and pop with all users are rows of ``benchmarks.quality``, and are run where that has
+is read and their targets are ranked. A part of the users is trained on from either start in batches of
+16 windows (in batches of 128 an epoch would be a step) and with ``negatives: all``, which is better
+where few items were met; all users with the defaults. **pop** is the popularity of the items with all
+users. Scratch and pop with all users are rows of ``benchmarks.quality``, and are run where that has
 none.
 
 Rows are kept as they come, with the seed that draws users and weights; means over seeds, and each
@@ -49,7 +50,7 @@ games to films, which share little."""
 _SHARES = {0.0: "zero_shot", 0.01: "one_percent", 0.1: "ten_percent", 1.0: "full"}
 _TRANSFER, _SCRATCH, _POP = "transfer", "scratch", "pop"
 _METRICS = ("ndcg@10", "recall@10")
-_FEW_WINDOWS = 16
+_FEW_USERS = {"train_batch_size": 16, "negatives": "all"}
 Row = dict[str, Any]
 
 
@@ -144,9 +145,9 @@ def _measure(key: Row, data_path: Path) -> Row:
         row = fill(model, target, path, seed, key["about"])
         names = (*_METRICS, "valid_ndcg@10", "epochs", "seconds", "command", "commit", "machine")
         return {name: row[name] for name in names}
-    settings: Row = {0.0: {"epochs": 0}, 1.0: {}}.get(share, {"train_batch_size": _FEW_WINDOWS})
+    settings: Row = {0.0: {"epochs": 0}, 1.0: {"negatives": "met"}}.get(share, _FEW_USERS)
     if key["artifact"]:
-        settings["transfer_from"] = key["artifact"]
+        settings = {**settings, "transfer_from": key["artifact"]}
     some = None if share in (0, 1) else draw_users(_users(target, data_path), share, seed)
     outcome = run(
         MODELS[model], target, path, seed, settings, training_users=some, stopping_users=some

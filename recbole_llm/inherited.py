@@ -19,6 +19,9 @@ def kept_shape(config: SequenceConfig) -> dict[str, Any]:
 def inherited_settings(folder: Path) -> dict[str, Any]:
     """The settings that make a model of an artifact's shape, by their config keys.
 
+    And ``negatives: all``: what is carried over scores from the start, met here or not, so training
+    must be able to say of any item that it is wrong.
+
     Raises:
         ArtifactError: there is no artifact, or it is damaged.
     """
@@ -26,4 +29,4 @@ def inherited_settings(folder: Path) -> dict[str, Any]:
     shape, told = kept_shape(artifact.sequence_config), artifact.metadata.get("options", {})
     length = shape.pop("max_seq_length")
     of_items = {name: told[name] for name in _OF_ITEMS if name in told}
-    return {**shape, **of_items, "MAX_ITEM_LIST_LENGTH": length}
+    return {**shape, **of_items, "MAX_ITEM_LIST_LENGTH": length, "negatives": "all"}

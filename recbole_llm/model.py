@@ -74,6 +74,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             # A checkpoint does not carry what the data and the cache hold, but what training changed.
             is_trained = name == "text_vectors" and options.finetune is not None
             self.register_buffer(name, value, persistent=is_trained)
+        if options.negatives == "all" and text_vectors is not None:
+            self.is_known |= text_vectors.any(1)
         disliked, starts = map(torch.from_numpy, dataset.disliked())
         self.register_buffer("disliked_items", disliked.to(self.device), persistent=False)
         self.register_buffer("disliked_starts", starts.to(self.device), persistent=False)

@@ -39,6 +39,14 @@ _RUN_KEYS = {
 belong to a run, not to the model."""
 
 
+_CHOICES = {
+    "reader": READERS, "score": ("dot", "cosine"), "hidden_act": ("gelu", "relu"),
+    "adaptor": tuple(ADAPTORS), "decoder": ("softmax", "semantic_ids"), "negatives": ("met", "all"),
+    "loss_type": ("CE", "sampled"),
+}  # fmt: skip
+"""Keys that name one of a few things."""
+
+
 @dataclass(frozen=True)
 class FinetuneOptions:
     """How the text encoder is trained with the model; the keys that begin with ``encoder.``."""
@@ -90,6 +98,7 @@ class ModelOptions:
     id_prior: float
     id_dropout_prob: float
     new_item_bias: float
+    negatives: str
     decoder: str
     name_levels: int
     name_codes: int
@@ -172,7 +181,6 @@ def model_options(config: Config) -> ModelOptions:
             _check(config, key, str, lambda _: True, "text, or ~")
     _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
-    _check(config, "reader", str, lambda v: v in READERS, " or ".join(READERS))
     _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_layers", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_heads", int, lambda v: v >= 1, "at least 1")
@@ -180,24 +188,16 @@ def model_options(config: Config) -> ModelOptions:
     _check(config, "MAX_ITEM_LIST_LENGTH", int, lambda v: v >= 1, "at least 1")
     _check(config, "hidden_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "attn_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "hidden_act", str, lambda v: v in ("gelu", "relu"), "gelu or relu")
     _check(config, "layer_norm_eps", float, lambda v: v > 0, "above 0")
     _check(config, "initializer_range", float, lambda v: v > 0, "above 0")
-    _check(config, "score", str, lambda v: v in ("dot", "cosine"), "dot or cosine")
+    for key, names in _CHOICES.items():
+        _check(config, key, str, names.__contains__, " or ".join(names))
     _check(config, "temperature", float, lambda v: v > 0, "above 0")
     _check(config, "repeat_lags", int, lambda v: v >= 0, "at least 0")
-    _check(config, "adaptor", str, lambda v: v in ADAPTORS, " or ".join(ADAPTORS))
     _check(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
     _check(config, "id_prior", float, lambda v: v > 0, "above 0")
     _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
     _check(config, "new_item_bias", float, math.isfinite, "a finite number")
-    _check(
-        config,
-        "decoder",
-        str,
-        lambda v: v in ("softmax", "semantic_ids"),
-        "softmax or semantic_ids",
-    )
     _check(config, "name_levels", int, lambda v: v >= 1, "at least 1")
     _check(config, "name_codes", int, lambda v: v >= 2, "at least 2")
     _check(config, "beam_size", int, lambda v: v >= 1, "at least 1")
@@ -205,7 +205,6 @@ def model_options(config: Config) -> ModelOptions:
         raise ConfigError(
             "decoder semantic_ids names items by their texts, which item_repr id has not"
         )
-    _check(config, "loss_type", str, lambda v: v in ("CE", "sampled"), "CE or sampled")
     _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
     _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
     _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
@@ -252,6 +251,7 @@ def model_options(config: Config) -> ModelOptions:
         id_prior=float(config["id_prior"]),
         id_dropout_prob=float(config["id_dropout_prob"]),
         new_item_bias=float(config["new_item_bias"]),
+        negatives=config["negatives"],
         decoder=config["decoder"],
         name_levels=config["name_levels"],
         name_codes=config["name_codes"],

@@ -70,9 +70,6 @@ def start_transferred(model: LLMSeqRec, dataset: LLMSeqRecDataset, folder: Path)
         cast(LinearAdaptor, network.items.adaptor).weight.copy_(weight)
         if network.items.id_embedding is not None:
             network.items.id_embedding.weight.copy_(vectors - text_vectors @ weight.T)
-    # What is carried over scores from the start, so training must be able to say that it is wrong: an
-    # item with a text is held against the targets, though nobody here has met it yet.
-    model.is_known |= has_text
     told = {
         "transferred_from": folder.name, "from_dataset": artifact.metadata.get("dataset"),
         "n_items": len(texts) - 1, "n_without_text": texts.count("") - 1,

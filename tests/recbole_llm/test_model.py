@@ -257,3 +257,20 @@ def test_training_ranks_what_is_disliked_lower(settings: dict[str, Any], tmp_pat
         best = load_scorer(artifact).top_k([["i0", "i1"]], 12, exclude_seen=False)
         scores[weight] = best.scores[0][best.item_ids[0].index("i7")] - best.scores[0].mean()
     assert scores[3.0] < scores[0.0] - 0.1
+
+
+def test_items_that_nobody_met_are_held_against_targets_where_asked(tmp_path: Path) -> None:
+    """One item has a text and no event: by default no loss tells it anything."""
+    write_cycle(tmp_path)
+    for negatives, is_candidate in (("met", False), ("all", True)):
+        settings = {
+            **_SMALL,
+            "encoder": "tfidf",
+            "data_path": str(tmp_path),
+            "negatives": negatives,
+        }
+        config = build_config("LLMSeqRec", "cycle", None, settings)
+        dataset, loaders = build_data(config)
+        model = LLMSeqRec(config, loaders[0]._dataset)
+        assert bool(model.is_known[dataset.item_tokens().index("cold")]) == is_candidate
+        assert not model.is_known[0]
