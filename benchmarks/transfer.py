@@ -8,8 +8,8 @@ share is trained on, 0, 1%, 10% or all of them, and their validation rows say wh
 test rows are ranked, in RecBole's protocol, whatever the share. **transfer** starts from the artifact,
 by the items' texts alone; **scratch** from random weights. The share 0 trains nothing: what users met
 is read and their targets are ranked. A part of the users is trained on from either start in batches of
-16 windows (in batches of 128 an epoch would be a step) and with ``negatives: all``, which is better
-where few items were met; all users with the defaults. **pop** is the popularity of the items with all
+16 windows (in batches of 128 an epoch would be a step) and with ``negatives: all``, so that both
+have one objective; all users with the defaults. **pop** is the popularity of the items with all
 users. Scratch and pop with all users are rows of ``benchmarks.quality``, and are run where that has
 none.
 

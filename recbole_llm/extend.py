@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recbole_llm.errors import RecboleLlmError
 from recbole_llm.export_atomic import export_items
@@ -33,7 +34,6 @@ from recbole_llm.scoring.item_neighbors import (
     read_neighbors,
     write_neighbors,
 )
-from recbole_llm.text_vectors import read_texts
 from recbole_llm.warehouse import Warehouse, replace_json
 
 _log = logging.getLogger(__name__)
@@ -128,10 +128,8 @@ def extend_artifact(
     )  # fmt: skip
     target = write_artifact(larger, root)
     if (folder / NEIGHBORS).is_file():
-        all_texts = [*parts.texts, *texts.values()]
-        write_neighbors(
-            _neighbors(folder, artifact, all_texts, parts, reading), target.name, target
-        )
+        neighbors = _neighbors(folder, artifact, read.text_vectors)
+        write_neighbors(neighbors, target.name, target)
     write_parts(_more(parts, [*texts.values()], read), target.name, target)
     return target
 
@@ -146,20 +144,13 @@ def _more(parts: ItemParts, texts: list[str], read: NewItems) -> ItemParts:
     return replace(parts, texts=[*parts.texts, *texts], sources=sources)
 
 
-def _neighbors(
-    folder: Path, artifact: Artifact, texts: list[str], parts: ItemParts, reading: Reading
-) -> dict[str, ItemNeighbors]:
+def _neighbors(folder: Path, artifact: Artifact, text_vectors: Tensor) -> dict[str, ItemNeighbors]:
     """By content anew among all items; nobody has met anything after the new ones yet."""
-    encoder = "+".join(source.encoder for source in parts.sources)
-    vectors, _ = read_texts(
-        ["", *texts], encoder, reading.text_size, reading.text_whitening, reading.text_cache,
-        reading.device,
-    )  # fmt: skip
     found = {
-        kind: _with_empty_rows(each, len(vectors))
+        kind: _with_empty_rows(each, len(text_vectors))
         for kind, each in read_neighbors(folder, artifact).items()
     }
-    return {**found, CONTENT: content_neighbors(torch.from_numpy(vectors))}
+    return {**found, CONTENT: content_neighbors(text_vectors)}
 
 
 def _with_empty_rows(neighbors: ItemNeighbors, n_rows: int) -> ItemNeighbors:

@@ -43,6 +43,8 @@ class NewItems:
     """(N, H) float32 each, in the order of ``ItemParts.sources``."""
     ids: Tensor
     """(N, H) float32 what IDs add."""
+    text_vectors: Tensor
+    """(V + N, E) float32 whitened vectors of the artifact's texts and the new ones, read together."""
 
     @property
     def adapted(self) -> Tensor:
@@ -89,8 +91,13 @@ def read_new_items(
         if described:
             rows[has_text] = _adapted(source, described, reading)
         by_encoder.append(rows)
-    ids = _borrowed_ids(artifact, parts, texts, reading)
-    return NewItems(by_encoder, ids * has_text.unsqueeze(1))
+    together, _ = read_texts(
+        ["", *parts.texts, *texts], "+".join(source.encoder for source in parts.sources),
+        reading.text_size, reading.text_whitening, reading.text_cache, reading.device,
+    )  # fmt: skip
+    vectors = torch.from_numpy(together)
+    ids = _borrowed_ids(artifact, parts, vectors, reading)
+    return NewItems(by_encoder, ids * has_text.unsqueeze(1), vectors)
 
 
 def _adapted(source: TextPart, texts: list[str], reading: Reading) -> Tensor:
@@ -107,20 +114,14 @@ def _adapted(source: TextPart, texts: list[str], reading: Reading) -> Tensor:
 
 
 def _borrowed_ids(
-    artifact: Artifact, parts: ItemParts, texts: list[str], reading: Reading
+    artifact: Artifact, parts: ItemParts, text_vectors: Tensor, reading: Reading
 ) -> Tensor:
     """(N, H) the mean ID part of the artifact's items with like texts."""
-    rows = torch.arange(len(artifact.item_matrix))
-    ids = parts.of(rows, artifact.item_matrix)[ID]  # (V, H)
+    n_old = len(artifact.item_matrix)
+    ids = parts.of(torch.arange(n_old), artifact.item_matrix)[ID]  # (V, H)
     if not reading.id_neighbors:
-        return ids[1:].mean(0).expand(len(texts), -1)
-    encoder = "+".join(source.encoder for source in parts.sources)
-    together, _ = read_texts(
-        ["", *parts.texts, *texts], encoder, reading.text_size, reading.text_whitening,
-        reading.text_cache, reading.device,
-    )  # fmt: skip
-    vectors = torch.from_numpy(together).to(reading.device)
-    n_old = 1 + len(parts.texts)
+        return ids[1:].mean(0).expand(len(text_vectors) - n_old, -1)
+    vectors = text_vectors.to(reading.device)
     is_old = vectors.any(1)
     is_old[n_old:] = False
     neighbors, weights = text_neighbors(vectors, is_old, reading.id_neighbors)

@@ -65,6 +65,7 @@ class Sources:
         self._place = np.full(scorer.n_items + 1, -1, dtype=np.int64)
         self._place[rows[rows > 0]] = np.flatnonzero(rows > 0)
         aged = np.zeros(len(catalogue.items)) if catalogue.added is None else catalogue.added
+        self._orders: dict[tuple[str, str], NDArray[np.int64]] = {}
         self._fresh = np.exp(aged).astype(np.float32)
 
     def lists(
@@ -146,7 +147,7 @@ class Sources:
             if source == RECENT:
                 assert self._catalogue.recent_shares is not None, "read with the catalogue"
                 weights = self._catalogue.recent_shares * self._fresh
-            return self._most_met(weights, users, depth, market)
+            return self._most_met(source, weights, users, depth, market)
         owners, rows, votes = self._neighbors[source].votes(users.rows, users.lengths)
         places = self._place[rows]
         is_there = (places >= 0) & ~np.isin(places, self._catalogue.elsewhere[market])
@@ -154,14 +155,16 @@ class Sources:
         return self._best(owners[is_there], places[is_there], votes[is_there], users, depth)
 
     def _most_met(
-        self, weights: NDArray[np.float64], users: Readers, depth: int, market: str
+        self, source: str, weights: NDArray[np.float64], users: Readers, depth: int, market: str
     ) -> Ranked:
         """The heaviest items of a market, the same for all but what single users do not get."""
-        here = self._catalogue.here(market)
-        here = here[weights[here] > 0]
+        if (source, market) not in self._orders:
+            here = self._catalogue.here(market)
+            here = here[weights[here] > 0]
+            self._orders[source, market] = here[np.argsort(-weights[here], kind="stable")]
         # So many that M are left of them, whatever a user does not get.
         n_out = np.bincount(users.out.owners, minlength=1).max()
-        best = here[np.argsort(-weights[here], kind="stable")][: depth + n_out]
+        best = self._orders[source, market][: depth + n_out]
         n_users = len(users.lengths)
         owners, places = np.repeat(np.arange(n_users), len(best)), np.tile(best, n_users)
         return self._best(owners, places, weights[places].astype(np.float32), users, depth)

@@ -16,29 +16,19 @@ from recbole_llm.item_parts import read_parts
 from recbole_llm.query import lookup
 from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.scoring.item_neighbors import CONTENT, read_neighbors
-from recbole_llm.train import train
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.conftest import make_night_config, night_runner
-from tests.data import CYCLE, MANIFEST, random_artifact, walk, write_atomic, write_events
+from tests.data import CYCLE, MANIFEST, random_artifact, walk, write_events
+from tests.words import texts_of, train_on_words
 
-_WORDS = "amber birch cedar delta ember fjord grove heron island jungle kayak lagoon".split()  # noqa: SIM905
-TITLES = {item: f"The {word}" for item, word in zip(CYCLE, _WORDS, strict=True)}
+TITLES = texts_of(CYCLE)
 DAY = "2024-05-02"
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact that has learnt the cycle, each place a word of its own."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_atomic(folder, "cycle", {f"u{n}": walk(n, 8 + n % 5) for n in range(60)}, TITLES)
-    found = train("LLMSeqRec", "cycle", None, {
-        "hidden_size": 32, "n_layers": 1, "n_heads": 2, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 6,
-        "text_size": 16, "encoder": "tfidf", "train_batch_size": 16, "learning_rate": 0.01,
-        "epochs": 30, "show_progress": False, "data_path": str(folder),
-        "artifact_dir": str(folder / "artifacts"), "checkpoint_dir": str(folder),
-    })  # fmt: skip
-    assert found.artifact is not None
-    return found.artifact
+    return train_on_words(tmp_path_factory.mktemp("trained"))
 
 
 def _warehouse(root: Path, champion: Path, items: dict[str, str]) -> Warehouse:

@@ -11,33 +11,20 @@ from recbole_llm.errors import ConfigError
 from recbole_llm.scoring import load_scorer
 from recbole_llm.train import train
 from tests.data import CYCLE, walk, write_atomic
+from tests.words import texts_of, train_on_words
 
 _SMALL = {
     "hidden_size": 32, "n_layers": 1, "n_heads": 2, "inner_size": 32, "MAX_ITEM_LIST_LENGTH": 6,
     "text_size": 16, "encoder": "tfidf",
 }  # fmt: skip
 _QUICK = {"train_batch_size": 16, "learning_rate": 0.01, "show_progress": False}
-_WORDS = "amber birch cedar delta ember fjord grove heron island jungle kayak lagoon".split()  # noqa: SIM905
 _OTHERS = [f"other{n}" for n in range(12)]
-
-
-def _texts(items: list[str]) -> dict[str, str]:
-    """The place on the cycle as a word that no other item has."""
-    return {item: f"The {word}" for item, word in zip(items, _WORDS, strict=True)}
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An artifact that has learnt the cycle."""
-    folder = tmp_path_factory.mktemp("source")
-    write_atomic(folder, "films", {f"u{n}": walk(n, 8 + n % 5) for n in range(60)}, _texts(CYCLE))
-    found = train("LLMSeqRec", "films", None, {
-        **_SMALL, **_QUICK, "data_path": str(folder), "epochs": 30, "stopping_step": 30,
-        "artifact_dir": str(folder / "artifacts"), "checkpoint_dir": str(folder),
-    })  # fmt: skip
-    assert found.artifact is not None
-    assert found.test_result["ndcg@10"] > 0.9
-    return found.artifact
+    return train_on_words(tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture
@@ -45,7 +32,7 @@ def other_shop(tmp_path: Path) -> Path:
     """Other users and other ids, whose texts are those of the cycle; few events."""
     renamed = dict(zip(CYCLE, _OTHERS, strict=True))
     sequences = {f"x{n}": [renamed[item] for item in walk(n, 5)] for n in range(12)}
-    write_atomic(tmp_path, "books", sequences, _texts(_OTHERS))
+    write_atomic(tmp_path, "books", sequences, texts_of(_OTHERS))
     return tmp_path
 
 
@@ -80,7 +67,7 @@ def test_vectors_are_those_of_new_items_of_the_old_network(source: Path, other_s
 def test_an_item_without_text_starts_as_an_average_one(source: Path, other_shop: Path) -> None:
     write_atomic(
         other_shop, "books", {f"x{n}": ["blank", *_OTHERS[n % 4 : n % 4 + 4]] for n in range(12)},
-        {**_texts(_OTHERS), "blank": ""},
+        {**texts_of(_OTHERS), "blank": ""},
     )  # fmt: skip
     found = _started(source, other_shop)
     assert found.start["n_without_text"] == 1
