@@ -140,11 +140,12 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         loss = states.new_zeros((), dtype=torch.float32)
         states_grad, values_grad = torch.empty_like(states), torch.empty_like(values)
         items_grad = items.new_zeros(items.shape[1], c, dtype=torch.float32)
+        columns_first = items.T.contiguous()  # a product with it takes half the time on a CPU
         for number, start in enumerate(range(0, n, chunk)):
             part = states[start : start + chunk]
             wanted = targets[start : start + chunk]  # (chunk, M)
             counted = shares[start : start + chunk]  # (chunk, M)
-            logits = part @ items.T  # (chunk, C), in half precision under autocast
+            logits = part @ columns_first  # (chunk, C), in half precision under autocast
             if log_weights is not None:
                 logits += log_weights
             own = slice(cuts[number], cuts[number + 1])
