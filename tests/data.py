@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import torch
@@ -125,3 +126,11 @@ def files_with(root: Path, text: str) -> list[str]:
         if text.encode() in content:
             found.append(str(path.relative_to(root)))
     return found
+
+
+def table_rows(root: Path, run: dict[str, Any]) -> list[tuple[Any, ...]]:
+    """All rows of a run's table, by user and rank."""
+    with duckdb.connect() as database:
+        return database.execute(
+            f"SELECT * FROM '{root / run['path']}/*.parquet' ORDER BY user_id, rank"
+        ).fetchall()

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +13,7 @@ from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.carry_over import Base, find_carried
 from tests.conftest import night_runner
-from tests.data import random_artifact, write_events
+from tests.data import random_artifact, table_rows, write_events
 
 DAY, NEXT = "2024-05-01", "2024-05-02"
 NOON = 1_714_564_800  # 2024-05-01T12:00:00Z
@@ -87,13 +86,6 @@ def run_night(spark: SparkSession, small_warehouse: Path, small_night_config: Pa
     return run
 
 
-def _table(root: Path, run: dict[str, Any]) -> list[tuple[Any, ...]]:
-    with duckdb.connect() as database:
-        return database.execute(
-            f"SELECT * FROM '{root / run['path']}/*.parquet' ORDER BY user_id, rank"
-        ).fetchall()
-
-
 @pytest.mark.spark
 def test_a_night_that_carries_over_gives_what_a_full_one_gives(
     run_night: Any, small_warehouse: Path
@@ -101,10 +93,10 @@ def test_a_night_that_carries_over_gives_what_a_full_one_gives(
     assert run_night(DAY)["n_carried_users"] == 0
     run = run_night(NEXT)
     assert run["n_carried_users"] == 7  # not u0 to u2, the new one, and the one on the fallback
-    carried = _table(small_warehouse, run)
+    carried = table_rows(small_warehouse, run)
     full = run_night(NEXT, carry_over=False)
     assert (full["n_carried_users"], full["run_id"]) == (0, run["run_id"])
-    expected = _table(small_warehouse, full)
+    expected = table_rows(small_warehouse, full)
     assert [row[:4] + row[5:] for row in carried] == [row[:4] + row[5:] for row in expected]
     np.testing.assert_allclose([row[4] for row in carried], [row[4] for row in expected], atol=1e-5)
     assert len(expected) == 12 * 3
@@ -116,13 +108,13 @@ def test_what_makes_everybody_be_ranked_again(run_night: Any, small_warehouse: P
     items = warehouse.raw_items / "items.jsonl"
     whole = items.read_text()
     run_night(DAY)
-    first = _table(small_warehouse, warehouse.scored_manifest(DAY))
+    first = table_rows(small_warehouse, warehouse.scored_manifest(DAY))
     withdrawn = next(row[3] for row in first if row[1] == "u5")
     items.write_text("".join(x for x in whole.splitlines(True) if f'"{withdrawn}"' not in x))
     affected = {row[1] for row in first if row[3] == withdrawn} | {"u0", "u1", "u2"}
     run = run_night(NEXT)
     assert run["n_carried_users"] == 10 - len(affected - {"new"})
-    assert withdrawn not in {row[3] for row in _table(small_warehouse, run)}
+    assert withdrawn not in {row[3] for row in table_rows(small_warehouse, run)}
     items.write_text(whole)  # it is back: anyone may like it
     write_events(warehouse.raw_events, "2024-05-03", [])
     assert run_night("2024-05-03")["n_carried_users"] == 0
