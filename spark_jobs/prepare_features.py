@@ -45,6 +45,7 @@ from spark_jobs.state import (
     renew_state,
     summarise,
     trending,
+    write_state,
 )
 
 _log = logging.getLogger(__name__)
@@ -98,17 +99,12 @@ def prepare(job: Job) -> None:
 
     day = datetime.date.fromisoformat(job.day)
     after = State(
-        extend_sequences(before.sequences, arrivals, events, wishes, config.max_history)
-        .repartitionByRange(config.partitions, "user_id")
-        .sortWithinPartitions("user_id"),
-        count_events(items, arrivals).coalesce(1).sortWithinPartitions("item_id"),
-        opinions.repartition(config.partitions, "user_id").sortWithinPartitions(*opinions.columns),
-        keep_recent(before.recent, arrivals, day, config.max_late_days)
-        .repartition(config.partitions, "user_id")
-        .sortWithinPartitions("user_id", "timestamp", "item_id"),
+        extend_sequences(before.sequences, arrivals, events, wishes, config.max_history),
+        count_events(items, arrivals),
+        opinions,
+        keep_recent(before.recent, arrivals, day, config.max_late_days),
     )
-    for name, frame in after.tables().items():
-        frame.write.parquet(str(attempt / name))
+    write_state(after, attempt, config.partitions)
     strategy = read_strategy(config.strategy)
     if strategy.uses(RECENT):
         written = spark.read.schema(schemas.SEQUENCES).parquet(str(attempt / "sequences"))

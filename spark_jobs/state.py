@@ -6,6 +6,7 @@ that a late copy could still repeat). Merging days one by one or all at once giv
 """
 
 import datetime
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from spark_jobs.cleaning import UNKNOWN_ITEM
 from spark_jobs.opinions import is_met
 from spark_jobs.pseudonyms import renew_users
 
+GROUP_BYTES = {"sequences": 1 << 20, "opinions": 1 << 17}
+"""Of a row group before compression, of what is looked up by user: a look-up reads one. The smaller,
+the sooner it answers and the more the files take, which ``benchmarks.histories`` tells."""
 _EVENT = ["user_id", "item_id", "timestamp", "says"]
 _WISHES = ("blocked_ids", "disliked_ids", "unread_ids", "damped_categories")
 
@@ -51,6 +55,27 @@ def read_state(spark: SparkSession, folder: Path) -> State:
         name: spark.read.schema(schema).parquet(str(folder / name))
         for name, schema in TABLES.items()
     })  # fmt: skip
+
+
+def write_state(
+    state: State, folder: Path, partitions: int, group_bytes: Mapping[str, int] = GROUP_BYTES
+) -> None:
+    """Write a day's tables below a folder, those that are looked up by user as a look-up wants them.
+
+    Args:
+        partitions: files of each table of users; each has a range of the users, sorted.
+        group_bytes: of the row groups of each table that is looked up by user.
+    """
+    for name, order in (("sequences", ["user_id"]), ("opinions", schemas.OPINIONS.fieldNames())):
+        ranges = state.tables()[name].repartitionByRange(partitions, "user_id")
+        writer = ranges.sortWithinPartitions(*order).write
+        writer.option("parquet.block.size", group_bytes[name]).parquet(str(folder / name))
+    items = state.items.coalesce(1).sortWithinPartitions("item_id")
+    items.write.parquet(str(folder / "items"))
+    recent = state.recent.repartition(partitions, "user_id")
+    recent.sortWithinPartitions("user_id", "timestamp", "item_id").write.parquet(
+        str(folder / "recent")
+    )
 
 
 def empty_state(spark: SparkSession) -> State:

@@ -32,8 +32,11 @@ if TYPE_CHECKING:
     from recbole_llm.explain.explainer import Explainer
 
 _log = logging.getLogger(__name__)
-_IN_SEQUENCES = ["user_id", "item_ids", "timestamps", "market"]
-_IN_OPINIONS = ["user_id", "item_id", "says", "said_at"]
+_READ = {
+    "sequences": ["user_id", "item_ids", "timestamps", "market"],
+    "opinions": ["user_id", "item_id", "says", "said_at"],
+}
+"""What the service reads of a user, by table of the day's state."""
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,7 @@ class Source:
             snapshot = Snapshot(
                 path, Ranker(scorer, catalogue, rules, path),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
-                _files(features / "sequences", _IN_SEQUENCES),
-                _files(features / "opinions", _IN_OPINIONS), self._warehouse,
+                user_files(features, "sequences"), user_files(features, "opinions"), self._warehouse,
             )  # fmt: skip
         _log.info(
             "model %s, %d items on sale, %s, %.1f s", snapshot.model_version,
@@ -191,10 +193,16 @@ def _of_items(features: Path, column: str) -> dict[str, str]:
     return dict(zip(table["item_id"].to_pylist(), table[column].to_pylist(), strict=True))
 
 
-def _files(folder: Path, columns: list[str]) -> tuple[UserFile, ...]:
+def user_files(features: Path, table: str) -> tuple[UserFile, ...]:
+    """Open the files of a day's ``sequences`` or ``opinions``, sorted by user.
+
+    Raises:
+        ArtifactError: they are gone, or damaged.
+    """
+    folder = features / table
     if not folder.is_dir():
         raise ArtifactError(
             f"{folder} is gone: the state of the published day was deleted; publish a newer day"
         )
     names = sorted(name for name in os.listdir(folder) if name.endswith(".parquet"))
-    return tuple(UserFile(folder / name, columns) for name in names)
+    return tuple(UserFile(folder / name, _READ[table]) for name in names)
