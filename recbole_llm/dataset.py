@@ -192,7 +192,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             padding and zero.
         """
         texts = self.item_texts()
-        self._warn_of(TEXT, texts)
+        self._warn_of(TEXT, _present(texts))
         options = self.options
         vectors, self.text_maps = read_texts(
             texts, options.encoder, options.text_size, options.text_whitening, options.text_cache,
@@ -203,10 +203,11 @@ class LLMSeqRecDataset(WholeSequenceDataset):
     def described(self, device: str) -> Described:
         """The vectors of the items' texts, pictures and sounds, side by side.
 
-        Items that lack one of several are counted in a warning.
+        Items that lack one of several, or whose picture or sound cannot be read, are counted in a
+        warning.
 
         Raises:
-            DataError: a picture or sound is refused, or cannot be read.
+            DataError: too many pictures or sounds are refused or cannot be read.
         """
         options = self.options
         parts, has = {TEXT: self.text_vectors(device)}, {TEXT: _present(self.item_texts())}
@@ -214,17 +215,16 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         for modality in options.media:
             column = self.media_table[modality.field]
             values = ["", *(column.get(item, "").strip() for item in self.item_tokens()[1:])]
-            parts[modality.kind] = read_media(
+            parts[modality.kind], has[modality.kind] = read_media(
                 modality, self.item_tokens(), values, root, options.text_size,
                 options.text_whitening, options.text_cache, device,
             )  # fmt: skip
-            has[modality.kind] = _present(values)
-            self._warn_of(modality.kind, values)
+            self._warn_of(modality.kind, has[modality.kind])
         return join_modalities(parts, has)
 
-    def _warn_of(self, kind: str, values: list[str]) -> None:
+    def _warn_of(self, kind: str, has: NDArray[np.bool_]) -> None:
         """Count the items that lack a modality, if some do."""
-        if n_without := values.count("") - 1:
+        if n_without := np.count_nonzero(~has[1:]):
             instead = f"the mean {kind} vector (zeros after centring)"
             if self.options.media:
                 instead = "a learned default"

@@ -26,12 +26,25 @@ _FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "BMP")
 _MOST_PIXELS = 1 << 26
 """Of a picture: 67 million, 200 MB once decoded. A few kilobytes can promise far more."""
 _MOST_HZ = 384_000
+_CHECKED_HZ = 16_000
 _LEAST_S = 0.1
 """Shorter sounds are filled up with silence: convolutions need some length."""
 _FAULTS = (OSError, SyntaxError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError,
            NameError, EOFError, MemoryError, RuntimeError, struct.error, Warning)  # fmt: skip
 """What Pillow and scipy raise over bytes that are not what they say; scipy reads variables that it
 never set where a WAV file lacks a part."""
+
+
+def check_content(medium: Medium, max_seconds: float) -> None:
+    """Decode a picture or sound and forget it.
+
+    Raises:
+        DataError: as ``read_picture`` and ``read_sound``.
+    """
+    if medium.kind == "picture":
+        read_picture(medium)
+    else:
+        read_sound(medium, _CHECKED_HZ, max_seconds)
 
 
 def read_picture(medium: Medium) -> "Image":

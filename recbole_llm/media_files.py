@@ -3,7 +3,6 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -55,37 +54,27 @@ class Medium:
             raise DataError(f"{self} cannot be read: {error}") from None
 
 
-def find_media(values: Iterable[tuple[str, str]], kind: str, root: Path) -> list[Medium]:
-    """Locate items' pictures or sounds.
-
-    A value is a path below ``root``, or ``data:image/png;base64,…`` (RFC 2397), whose media type is not
-    asked: the bytes tell what they are.
+def find_medium(item: str, value: str, kind: str, root: Path) -> Medium:
+    """Locate an item's picture or sound.
 
     Args:
-        values: pairs of an item's external id and what its field says, not empty.
+        item: the item's external id.
+        value: what its field says: a path below ``root``, or ``data:image/png;base64,…`` (RFC 2397),
+            whose media type is not asked, for the bytes tell what they are.
         kind: ``picture`` or ``sound``.
-        root: the folder below which paths are looked up, and which none may leave.
+        root: the folder below which paths are looked up, and which none may leave; resolved.
     Raises:
-        DataError: a URL, an absolute path, or one that leaves ``root``, by ``..`` or by a link; the
-            first of them is named and all are counted.
+        DataError: a URL, an absolute path, or one that leaves ``root``, by ``..`` or by a link.
     """
-    root = root.resolve()
-    found, faults = [], []
-    for item, value in values:
-        if _DATA.match(value):
-            found.append(Medium(kind, item, value, None))
-            continue
-        medium = Medium(kind, item, value, root / value)
-        fault = _fault(value, root)
-        if fault:
-            faults.append(f"{medium} {fault}")
-        found.append(medium)
-    if faults:
+    if _DATA.match(value):
+        return Medium(kind, item, value, None)
+    medium = Medium(kind, item, value, root / value)
+    if fault := _fault(value, root):
         raise DataError(
-            f"{len(faults)} of {len(found)} {kind}s cannot be taken; {faults[0]}. A field holds a path "
-            f"below {root} (the config key media_path), or data:…;base64,… with the bytes"
+            f"{medium} {fault}. A field holds a path below {root} (the config key media_path), or "
+            "data:…;base64,… with the bytes"
         )
-    return found
+    return medium
 
 
 def _fault(value: str, root: Path) -> str | None:

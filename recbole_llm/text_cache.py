@@ -57,6 +57,8 @@ class Reading(Generic[_Content]):
     """A content, as a message names it."""
     chunk: int
     """Contents encoded between two commits."""
+    is_readable: Callable[[_Content], bool] | None = None
+    """Asked of each before it is encoded; what is not gets no vector. None where all are."""
 
 
 def encode_cached(
@@ -98,14 +100,14 @@ def encode_cached(
         chunk=_CHUNK,
     )
     keys = [content_key(encoder_key, text.encode()) for text in texts]
-    vectors, n_encoded = read_or_encode(texts, keys, reading, cache)
+    known, n_encoded = read_or_encode(texts, keys, reading, cache)
     for encoder in loaded:
         if encoder.n_cut or encoder.n_empty:
             _log.info(
                 "item text: of %d texts %d were longer than %d tokens and cut there, %d had no token "
                 "and got zeros", n_encoded, encoder.n_cut, encoder.max_tokens, encoder.n_empty,
             )  # fmt: skip
-    return vectors
+    return np.stack([known[key] for key in keys])
 
 
 def content_key(encoder_key: str, content: bytes) -> bytes:
@@ -115,7 +117,7 @@ def content_key(encoder_key: str, content: bytes) -> bytes:
 
 def read_or_encode(
     contents: Sequence[_Content], keys: list[bytes], reading: Reading[_Content], cache: Path
-) -> tuple[NDArray[np.float32], int]:
+) -> tuple[dict[bytes, NDArray[np.float32]], int]:
     """Take vectors from the cache where it has them, and encode and add the others.
 
     Args:
@@ -124,7 +126,7 @@ def read_or_encode(
         reading: by what, and what it is called.
         cache: SQLite file, made with its folder when absent.
     Returns:
-        (N, E) float32 in the order of ``contents``, and how many were encoded.
+        (E,) float32 by key, of all but those that cannot be read, and how many were encoded.
     Raises:
         ConfigError: ``cache`` is another kind of file or damaged, or its vectors are not this
             encoder's; or the encoder gives a vector that is not finite, and nothing of that is kept.
@@ -143,10 +145,11 @@ def read_or_encode(
                 with FileLock(f"{cache}.{reading.encoder_key[:12]}.lock"):
                     known = _read(database, keys, cache)
                     missing = {k: c for k, c in zip(keys, contents, strict=True) if k not in known}
-                    n_encoded = len(missing)
                     if missing:
                         _check_is_writable(database)
-                        known.update(_encode_missing(database, missing, reading))
+                        encoded = _encode_missing(database, missing, reading)
+                        n_encoded = len(encoded)
+                        known.update(encoded)
     except (OSError, sqlite3.OperationalError) as error:
         raise UnavailableError(
             f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
@@ -156,7 +159,7 @@ def read_or_encode(
         raise _damaged(cache, error) from error
     _log.info(
         "%s vectors: %d %ss, %d cached, %d encoded by %s in %.1f s",
-        reading.kind, len(set(keys)), reading.kind, len(set(keys)) - n_encoded, n_encoded,
+        reading.kind, len(set(keys)), reading.kind, len(known) - n_encoded, n_encoded,
         reading.model, time.monotonic() - started,
     )  # fmt: skip
     sizes = sorted({len(vector) for vector in known.values()})
@@ -165,7 +168,7 @@ def read_or_encode(
             f"text_cache {cache} gives vectors of sizes {sizes} for one encoder, {reading.model}: "
             "it was changed by hand or by another program. Delete it, or name another file"
         )
-    return np.stack([known[key] for key in keys]), n_encoded
+    return known, n_encoded
 
 
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
@@ -203,20 +206,26 @@ def _encode_missing(
     with tqdm(total=len(ordered), desc=about, unit="item", disable=None) as bar:
         for start in range(0, len(ordered), reading.chunk):
             chunk = ordered[start : start + reading.chunk]
-            contents = [content for _, content in chunk]
-            vectors = encoder.encode(contents)
-            _check_is_finite(vectors, contents, reading)
-            for (key, _), vector in zip(chunk, vectors, strict=True):
-                encoded[key] = vector
-            database.executemany(
-                "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
-                [(key, encoded[key].tobytes()) for key, _ in chunk],
-            )
-            database.commit()
+            some = [pair for pair in chunk if _is_readable(pair[1], reading)]
+            if some:
+                contents = [content for _, content in some]
+                vectors = encoder.encode(contents)
+                _check_is_finite(vectors, contents, reading)
+                found = {key: vector for (key, _), vector in zip(some, vectors, strict=True)}
+                database.executemany(
+                    "INSERT OR REPLACE INTO vectors VALUES (?, ?)",
+                    [(key, vector.tobytes()) for key, vector in found.items()],
+                )
+                database.commit()
+                encoded |= found
             bar.update(len(chunk))
             if bar.disable:
                 _log.info("%s: %d of %d", about, start + len(chunk), len(ordered))
     return encoded
+
+
+def _is_readable(content: _Content, reading: Reading[_Content]) -> bool:
+    return reading.is_readable is None or reading.is_readable(content)
 
 
 def _check_is_finite(

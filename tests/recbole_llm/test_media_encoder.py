@@ -16,7 +16,7 @@ from recbole_llm.encoder import EncoderSpec
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.media_content import read_picture, read_sound
 from recbole_llm.media_encoder import MediaEncoder
-from recbole_llm.media_files import Medium, find_media
+from recbole_llm.media_files import Medium, find_medium
 from recbole_llm.media_vectors import read_media
 from recbole_llm.modalities import Modality
 from tests.media import PICTURE_ENCODERS, RATE, SOUND_ENCODERS, as_uri, picture, sound, wav
@@ -26,7 +26,7 @@ _RED, _BLUE = (220, 30, 30), (30, 60, 220)
 
 
 def _medium(content: bytes, kind: str = "picture") -> Medium:
-    return find_media([("i1", as_uri(content))], kind, Path())[0]
+    return find_medium("i1", as_uri(content), kind, Path())
 
 
 def _encoder(name: str, kind: str, encoders: dict[str, Path], **more: Any) -> MediaEncoder:
@@ -272,8 +272,9 @@ def test_what_a_field_may_not_say(tmp_path: Path) -> None:
         ("data:image/png,abc", "is a data: URI without ';base64,'"),
     ):
         with pytest.raises(DataError, match=message) as told:
-            find_media([("i1", "a.png"), ("i2", value), ("i3", value)], "picture", root)
-        assert "2 of 3 pictures cannot be taken; the picture of item 'i2'" in str(told.value)
+            find_medium("i2", value, "picture", root)
+        assert "the picture of item 'i2'" in str(told.value)
+        assert f"a path below {root} (the config key media_path)" in str(told.value)
     for value, message in (
         ("absent.png", "the picture of item 'i2', 'absent.png' is no file"),
         (".", "is no file"),
@@ -282,7 +283,7 @@ def test_what_a_field_may_not_say(tmp_path: Path) -> None:
         ("data:image/png;base64,????", "is no base64"),
     ):
         with pytest.raises(DataError, match=message):
-            find_media([("i2", value)], "picture", root)[0].read()
+            find_medium("i2", value, "picture", root).read()
 
 
 # The cache.
@@ -293,7 +294,11 @@ def _read(
 ) -> np.ndarray[Any, Any]:
     modality = Modality("picture", "image", str(encoders[name]))
     items = [f"i{n}" for n in range(len(values))]
-    return read_media(modality, items, values, folder, 8, 1.0, folder / "cache.sqlite", "cpu")
+    vectors, has_one = read_media(
+        modality, items, values, folder, 8, 1.0, folder / "cache.sqlite", "cpu"
+    )
+    np.testing.assert_array_equal(has_one, [bool(value) for value in values])
+    return vectors
 
 
 def test_bytes_are_encoded_once_wherever_they_lie(
@@ -325,13 +330,31 @@ def test_bytes_are_encoded_once_wherever_they_lie(
         _read(tmp_path, ["", *moved], media_encoders, "vit")
 
 
-def test_a_broken_file_is_named(media_encoders: dict[str, Path], tmp_path: Path) -> None:
-    (tmp_path / "whole.png").write_bytes(picture(_RED))
+def test_a_few_that_cannot_be_read_count_as_missing(
+    media_encoders: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "broken.png").write_bytes(picture(_BLUE)[:99])
-    with pytest.raises(
-        DataError, match="the picture of item 'i1', 'broken.png' cannot be read as a"
-    ):
-        _read(tmp_path, ["whole.png", "broken.png"], media_encoders)
+    whole = [as_uri(picture(_RED, seed)) for seed in range(18)]
+    modality = Modality("picture", "image", str(media_encoders["clip-vision"]))
+
+    def read(values: list[str]) -> Any:
+        items = [f"i{n}" for n in range(len(values))]
+        cache = tmp_path / "cache.sqlite"
+        return read_media(modality, items, values, tmp_path, 8, 1.0, cache, "cpu")
+
+    told = r"first: the picture of item 'i{}', '{}' cannot be read"
+    for _ in range(2):  # the second time all others are cached
+        caplog.clear()
+        vectors, has_one = read(["", "broken.png", *whole, "https://example.org/a.png"])
+        assert np.flatnonzero(~has_one).tolist() == [0, 1, 20]
+        assert not vectors[~has_one].any()
+        assert vectors[has_one].any(1).all()
+        assert "2 of 20 pictures cannot be read and count as missing; first: the" in caplog.text
+    np.testing.assert_array_equal(vectors[2:20], read(whole)[0])
+    with pytest.raises(DataError, match="2 of 19 pictures cannot be read, which are more than a"):
+        read(["broken.png", *whole[1:], "gone.png"])
+    with pytest.raises(DataError, match=f"1 of 1 pictures .* {told.format(0, 'broken.png')}"):
+        read(["broken.png"])
 
 
 def test_nobody_has_one(media_encoders: dict[str, Path], tmp_path: Path) -> None:
