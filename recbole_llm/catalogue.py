@@ -44,6 +44,7 @@ def build_catalogue(
     new_item_bias: float,
     popularity: Tensor | None = None,
     missing: Tensor | None = None,
+    text_events: float = 0.0,
 ) -> Catalogue:
     """Tell known items from new ones and find each item's neighbors.
 
@@ -56,19 +57,22 @@ def build_catalogue(
         popularity: (V,) float, in nats, what is known of it before training.
         missing: (V, M) float, 1 where an item lacks a modality, and 0 for padding. Neighbors do not
             read it: two items are not alike for both having no picture.
+        text_events: events that a text counts as beside the item's own, where ID vectors do not start
+            at random but from the texts, as in a transfer; all items with text may then be neighbors.
     """
     is_known = counts > 0
     has_text = _has_text(is_known, text_vectors)
     neighbors = torch.zeros(len(counts), 0, dtype=torch.int64, device=counts.device)
     weights = torch.zeros(len(counts), 0, device=counts.device)
     if text_vectors is not None and n_neighbors:
-        neighbors, weights = text_neighbors(text_vectors, is_known & has_text, n_neighbors)
+        may_lend = has_text if text_events else is_known & has_text
+        neighbors, weights = text_neighbors(text_vectors, may_lend, n_neighbors)
     has_neighbors = has_text & bool(neighbors.shape[1])
     bias = item_bias(is_known, text_vectors, new_item_bias)
     return Catalogue(
         is_known=is_known,
         item_bias=bias if popularity is None else bias + popularity,
-        id_shares=id_shares(counts, has_neighbors, id_prior),
+        id_shares=id_shares(counts + text_events * has_text, has_neighbors, id_prior),
         neighbors=neighbors,
         neighbor_weights=weights,
         text_vectors=text_vectors,

@@ -69,6 +69,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             counts, text_vectors, options.id_neighbors if options.uses_id else 0, options.id_prior,
             options.new_item_bias,
             None if dataset.popularity is None else dataset.popularity.to(self.device), missing,
+            # What was transferred says as much of an item as those that are like it.
+            text_events=options.id_prior if config["transfer_from"] else 0.0,
         )  # fmt: skip
         for name, value in catalogue._asdict().items():
             # A checkpoint does not carry what the data and the cache hold, but what training changed.

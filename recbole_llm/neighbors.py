@@ -58,7 +58,7 @@ def id_shares(counts: Tensor, has_neighbors: Tensor, prior: float) -> Tensor:
     """How an item's ID vector is put together.
 
     Args:
-        counts: (V,) int64 training events of each item; 0 for padding.
+        counts: (V,) training events of each item, in whole or not; 0 for padding.
         has_neighbors: (V,) bool; an item without neighbors stands by its own ID.
         prior: events that the neighbors' mean weighs.
     Returns:

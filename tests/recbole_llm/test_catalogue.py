@@ -27,3 +27,11 @@ def test_without_text_or_ids_there_are_no_neighbors() -> None:
         catalogue = build_catalogue(COUNTS, text, n_neighbors, 5.0, 0.0)
         assert catalogue.neighbors.shape == catalogue.neighbor_weights.shape == (6, 0)
         assert catalogue.id_shares[:, 1].tolist() == [0.0] * 6
+
+
+def test_a_text_that_ids_were_made_of_counts_beside_the_events() -> None:
+    catalogue = build_catalogue(COUNTS, TEXT, 2, 5.0, 0.0, text_events=5.0)
+    assert catalogue.is_known.tolist() == [False, True, True, False, False, True]
+    assert sorted(catalogue.neighbors[2].tolist()) == [1, 3]  # the new item lends too
+    shares = [[0, 0], [2 / 3, 1 / 3], [6 / 11, 5 / 11], [0.5, 0.5], [0, 0], [1, 0]]
+    torch.testing.assert_close(catalogue.id_shares, torch.tensor(shares))
