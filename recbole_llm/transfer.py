@@ -6,7 +6,11 @@ to a new item of that text: the text, adapted, and the ID part of the old items 
 network's adaptor is the linear map of its own text vectors that comes nearest to the adapted texts;
 what is left of the vectors goes into its ID vectors.
 
-Sizes: V items including the padding row 0, H hidden size.
+An item whose text is like no old one would get a vector by chance, and some of these would rank first.
+Where the catalogues overlap, a vector is therefore drawn toward the mean of all, the more the less its
+text is like the likest old one.
+
+Sizes: V items including the padding row 0, U items of the artifact likewise, H hidden size.
 """
 
 import logging
@@ -14,6 +18,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from recbole_llm.adaptors import LinearAdaptor
 from recbole_llm.dataset import LLMSeqRecDataset
@@ -26,6 +32,8 @@ from recbole_llm.scoring import Artifact, load_artifact
 from recbole_llm.warm_start import nearest_map
 
 _log = logging.getLogger(__name__)
+_SIMILARITIES = 1 << 22
+"""Held at once."""
 
 
 @torch.no_grad()
@@ -57,9 +65,12 @@ def start_transferred(model: LLMSeqRec, dataset: LLMSeqRecDataset, folder: Path)
         str(device),
     )
     read = read_new_items(artifact, parts, texts, reading)
-    adapted = read.adapted.to(device)  # (V, H)
-    vectors = adapted + read.ids.to(device)
-    vectors[~has_text] = vectors[has_text].mean(0)
+    trust = _trust(read.text_vectors.to(device), len(artifact.item_matrix), has_text).unsqueeze(1)
+    adapted, ids = (
+        torch.lerp(part[has_text].mean(0), part, trust)  # (V, H)
+        for part in (read.adapted.to(device), read.ids.to(device))
+    )
+    vectors = adapted + ids
     text_vectors = model.catalogue.text_vectors
     assert text_vectors is not None, "checked above"
     weight = nearest_map(text_vectors[has_text], adapted[has_text])
@@ -77,6 +88,26 @@ def start_transferred(model: LLMSeqRec, dataset: LLMSeqRecDataset, folder: Path)
     _log.info("transfer from %s, trained on %s: %d items by their texts",
               folder.name, told["from_dataset"], told["n_items"])  # fmt: skip
     return told
+
+
+def _trust(text_vectors: Tensor, n_old: int, has_text: Tensor) -> Tensor:
+    """(V,) how far each item's vector is taken from the mean of all; 0 without text.
+
+    1 less what the text lacks in likeness to the likest old one, which counts by the square of the
+    catalogues' overlap: the likeness that a tenth of the new items reach. Between catalogues that share
+    nothing, how little an item is like any says nothing.
+
+    Args:
+        text_vectors: (U + V, E) float, whitened together.
+        n_old: U.
+        has_text: (V,) bool.
+    """
+    unit = functional.normalize(text_vectors, dim=1)
+    old = unit[:n_old].T.contiguous()
+    blocks = torch.split(unit[n_old:], max(_SIMILARITIES // n_old, 1))
+    likeness = torch.cat([(block @ old).amax(1) for block in blocks]).clamp(0, 1)
+    overlap = likeness[has_text].quantile(0.9)
+    return (1 - overlap**2 * (1 - likeness)) * has_text
 
 
 def _check(model: LLMSeqRec, artifact: Artifact, parts: ItemParts, folder: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from recbole_llm import transfer
 from recbole_llm.cli import main
 from recbole_llm.errors import ConfigError
 from recbole_llm.scoring import load_scorer
@@ -121,3 +122,16 @@ def test_what_was_brought_stays_where_training_adds_nothing(source: Path, other_
     assert found.best_epoch == 0
     assert found.test_result["recall@1"] > 0.9
     assert found.best_valid_result["ndcg@1"] > 0.9
+
+
+def test_a_text_like_no_old_one_is_drawn_toward_the_mean() -> None:
+    def trust(*new: list[float]) -> list[float]:
+        old = [[0.0, 0, 0], [1, 0, 0], [0, 2, 0]]
+        has_text = torch.tensor([any(row) for row in new])
+        vectors = torch.tensor([*old, *new])
+        return [round(each, 4) for each in transfer._trust(vectors, 3, has_text).tolist()]
+
+    padding, same, half, other = [0.0, 0, 0], [3.0, 0, 0], [0.6, 0, 0.8], [0.0, 0, 1]
+    assert trust(padding, same, same, half, other) == [0, 1, 1, 0.6, 0]
+    # Where nothing overlaps, all are taken as they are: a likeness of nothing to nothing is no sign.
+    assert trust(padding, other, [0.0, -1, 1]) == [0, 1, 1]
