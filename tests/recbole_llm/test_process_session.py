@@ -19,7 +19,7 @@ command = [sys.executable, "-c", sys.argv[1]]
 child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()  # it ignores the signal
 print(child.pid, flush=True)
-end_session(child.pid, 3, child.poll)
+end_session(child.pid, 8, child.poll)
 """
 
 
