@@ -92,10 +92,6 @@ def main() -> None:
 
 def random_state(spark: SparkSession, n_users: int, n_items: int, longest: int) -> State:
     """Users with 5 to ``longest`` random items each, and what they said of three of them."""
-
-    def item(seed: int) -> Column:
-        return f.format_string("item-%07d", (f.rand(seed) * n_items).cast("int"))
-
     times = f.transform(
         f.sequence(f.lit(1), (5 + f.rand(1) * (longest - 4)).cast("int")),
         lambda n: (f.lit(1_700_000_000) + n * 86_400 + f.col("id") % 86_400).cast("bigint"),
@@ -121,9 +117,11 @@ def random_state(spark: SparkSession, n_users: int, n_items: int, longest: int) 
     opinions = users.select(
         f.col("id"), f.explode(f.slice("timestamps", 1, 3)).alias("said_at")
     ).select(
-        known["user_id"].alias("user_id"), item(2).alias("item_id"), f.lit("like").alias("says"),
+        known["user_id"].alias("user_id"),
+        f.format_string("item-%07d", (f.rand(2) * n_items).cast("int")).alias("item_id"),
+        f.lit("like").alias("says"),
         "said_at",
-    )  # fmt: skip
+    )
     nothing = empty_state(spark)
     return State(sequences, nothing.items, opinions, nothing.recent)
 
