@@ -7,7 +7,8 @@ with Spark's own size of row groups. Both are asked for the same random users, o
 in turns, through what the service asks (``UserFile``), all warm.
 
 **history_ms_p50**, **history_ms_p99**: milliseconds for a user's row of ``sequences``; **opinions_…**
-likewise. **spark_history_ms_p50**: with Spark's row groups. **bytes_over_spark**: of the files that
+likewise. **spark_history_…**: with Spark's row groups. **spark_over_ours**: the median waits' ratio.
+**bytes_over_spark**: of the files that
 ``prepare_features`` writes over those. **mismatches**: answers that are not the same.
 
 Writes ``benchmarks/results/histories.json``.
