@@ -53,10 +53,6 @@ _TRAINING = {
     "train_batch_size": 64, "epochs": 200, "stopping_step": 10, "train_neg_sample_args": None,
 }  # fmt: skip
 _STOCK = {"epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
-_REAL_TIME = {"normalize_all": False, "normalize_field": None}
-"""RecBole's own settings of ml-100k bring its times to 0 to 1. Real ones are float32, which orders
-events of one minute by the file: some of ml-100k's test rows are others, not to be held against those
-of other models."""
 _DROPOUTS = tuple({"hidden_dropout_prob": p, "attn_dropout_prob": p} for p in (0.2, 0.5))
 _GRID = tuple({**dropout, "learning_rate": r} for r in (0.001, 0.003) for dropout in _DROPOUTS)
 _GRU_GRID = tuple(
@@ -66,7 +62,9 @@ _GRU_GRID = tuple(
 MODELS: dict[str, Entry] = {
     "pop": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Popular"),
     "markov": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Markov"),
-    "recent": Entry("SASRec", {**_TRAINING, "epochs": 1, **_REAL_TIME}, network="Recent"),
+    "recent": Entry(
+        "SASRec", {**_TRAINING, "epochs": 1}, network="Recent", dataset="DatedSequences"
+    ),
     "collaborative": Entry("SASRec", {**_TRAINING, "epochs": 1}, network="Collaborative"),
     "content": Entry("LLMSeqRec", {"epochs": 1}, network="Content", dataset="LLMSeqRecDataset"),
     "sasrec": Entry("SASRec", _TRAINING, _GRID, "WholeSASRec"),
@@ -78,7 +76,7 @@ MODELS: dict[str, Entry] = {
     "unisrec": Entry("LLMSeqRec", config="UniSRec"),
     "linear": Entry("LinearSeqRec"),
     "llmseqrec": Entry("LLMSeqRec"),
-    "blend": Entry("LLMSeqRec", _REAL_TIME, network="Blend", dataset="LLMSeqRecDataset"),
+    "blend": Entry("LLMSeqRec", network="Blend", dataset="DatedDataset"),
     "llmseqrec-id": Entry("LLMSeqRec", {"item_repr": "id"}),
     "llmseqrec-tfidf": Entry("LLMSeqRec", {"encoder": "tfidf"}),
     "llmseqrec-minilm": Entry("LLMSeqRec", {"encoder": "minilm"}),

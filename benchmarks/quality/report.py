@@ -58,7 +58,7 @@ _PARTS = (OURS, "content", "collaborative", "recent", "pop")
 _BLENDS = """\
 The sources of [strategies.md](strategies.md), and what was chosen of them on the validation rows,
 against the part that is best there; on the test rows, with the 95% interval over users. A lower end
-below 1 says that the blend may be worse.
+below 1 says that the blend may be worse. The model is the one within the blend, of the same weights.
 """
 
 
@@ -123,8 +123,11 @@ def _blend_table(table: Table) -> str:
             continue
         best = max(parts, key=lambda name: _mean(models[name], f"valid_ndcg@{TOP}"))
         told = "; ".join(_recipe(row) for row in models["blend"])
-        ours, theirs = (
-            _user_gains(dataset, name, models[name], "ranks") for name in ("blend", best)
+        ours = _user_gains(dataset, "blend", models["blend"], "ranks")
+        theirs = (
+            _user_gains(dataset, "blend", models["blend"], "model_ranks")
+            if best == OURS
+            else _user_gains(dataset, best, models[best], "ranks")
         )
         cells = [dataset, told, f"{ours.mean():.4f}", best, f"{theirs.mean():.4f}"]
         lines.append(_line([*cells, _ratio(ours, theirs)]))

@@ -47,6 +47,8 @@ class Outcome:
     """``test`` as it would be of an artifact that stores its item matrix otherwise."""
     blend: dict[str, Any] | None = None
     """Sources, weights and fusion, where several sources were blended."""
+    model_ranks: NDArray[np.uint8] | None = None
+    """``ranks`` of a blend's model alone, of the same weights."""
 
 
 def run(
@@ -86,12 +88,14 @@ def run(
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
     fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
-    valid, blend = fitted.valid_result, None
-    if choose := getattr(fitted.network, "choose_blend", None):
-        blend = choose(valid_data)
-        valid = dict(fitted.trainer.evaluate(valid_data, load_best_model=False))
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
+    valid, blend, model_ranks = fitted.valid_result, None, None
+    if choose := getattr(fitted.network, "choose_blend", None):
+        fitted.trainer.evaluate(test_data, load_best_model=False)
+        model_ranks = keeper.ranks
+        blend = choose(valid_data)
+        valid = dict(fitted.trainer.evaluate(valid_data, load_best_model=False))
     test = fitted.trainer.evaluate(test_data, load_best_model=False)
     ranks = keeper.ranks
     ranks_by_bias = {}
@@ -119,6 +123,7 @@ def run(
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
         test_by_matrix=test_by_matrix,
         blend=blend,
+        model_ranks=model_ranks,
     )
 
 

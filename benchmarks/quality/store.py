@@ -52,18 +52,18 @@ def _run_of(row: Row) -> tuple[Any, ...]:
 
 
 def write_ranks(row: Row, outcome: Outcome) -> None:
-    """Keep a run's (N,) ranks, with history in the ranking and out of it."""
+    """Keep a run's (N,) ranks, with history in the ranking and out of it, and of a blend's model."""
     path = _ranks_path(row["dataset"], row["model"], row["seed"])
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(
-        path,
-        ranks=outcome.ranks,
-        masked_ranks=outcome.masked_ranks,
-    )
+    arrays = {"ranks": outcome.ranks, "masked_ranks": outcome.masked_ranks}
+    if outcome.model_ranks is not None:
+        arrays["model_ranks"] = outcome.model_ranks
+    np.savez_compressed(path, **arrays)
 
 
 def read_ranks(dataset: str, model: str, seed: int, name: str = "ranks") -> NDArray[np.uint8]:
-    """(N,) uint8 ranks from 1, 0 below the tenth; ``name`` is ``ranks`` or ``masked_ranks``."""
+    """(N,) uint8 ranks from 1, 0 below the tenth; ``name`` is ``ranks``, ``masked_ranks``, or of a
+    blend ``model_ranks``."""
     with np.load(_ranks_path(dataset, model, seed), allow_pickle=False) as file:
         ranks: NDArray[np.uint8] = file[name]
     return ranks

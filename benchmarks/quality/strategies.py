@@ -21,12 +21,55 @@ from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring.item_neighbors import ItemNeighbors
 from recbole_llm.sequences import WholeSequenceDataset
 
-__all__ = ["Blend", "Collaborative", "Content", "LLMSeqRecDataset", "Recent"]
+__all__ = [
+    "Blend",
+    "Collaborative",
+    "Content",
+    "DatedDataset",
+    "DatedSequences",
+    "LLMSeqRecDataset",
+    "Recent",
+]
 _DEPTH = 100
 _WEIGHTS = (0.1, 0.3, 1.0)
 """What a source is tried with beside the model's 1."""
 _DAY_S = 86_400
 _RECENT_DAYS = 7
+
+
+class DatedSequences(WholeSequenceDataset):
+    """Tells the days of its rows, whatever RecBole made of their times.
+
+    Times that RecBole brings to 0 to 1, as its own settings of ml-100k do, keep their order to the
+    second in float32. Left as they are they would keep it to two minutes, and the rows held out would
+    be others than those of the other models.
+    """
+
+    _first_s = 0.0
+    _unit_s = 1.0
+
+    def _normalize(self) -> None:
+        before = self.inter_feat[self.time_field].agg(["min", "max"])
+        super()._normalize()
+        after = self.inter_feat[self.time_field].agg(["min", "max"])
+        if after["max"] > after["min"]:
+            self._unit_s = np.ptp(before) / np.ptp(after)
+        self._first_s = before["min"] - after["min"] * self._unit_s
+
+    def days(self, times: Tensor) -> Tensor:
+        """(N,) whole days since 1970 of (N,) times as the rows have them."""
+        seconds = times.double() * self._unit_s + self._first_s
+        return (seconds / _DAY_S).floor().long()
+
+    def training_days(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(N,) days and (N,) items of the training rows' targets."""
+        _, items = self.training_pairs()
+        rows = getattr(self, "_split_rows", self.inter_feat)
+        return self.days(rows[self.time_field]).numpy(), items
+
+
+class DatedDataset(DatedSequences, LLMSeqRecDataset):
+    """The same of the model's rows, with texts."""
 
 
 class Collaborative(Popular):
@@ -58,9 +101,10 @@ class Content(Collaborative):
 class Recent(Popular):
     """Scores an item by its training events in the week before the target's day, all of them older."""
 
-    def __init__(self, config: Config, dataset: WholeSequenceDataset) -> None:
+    def __init__(self, config: Config, dataset: DatedSequences) -> None:
         super().__init__(config, dataset)
-        days, items = _training_days(dataset)
+        days, items = dataset.training_days()
+        self.days = dataset.days
         self.first_day = int(days.min())
         counts = np.zeros((int(days.max()) - self.first_day + 2, self.n_items), np.float32)
         np.add.at(counts, (days - self.first_day + 1, items), 1)
@@ -70,7 +114,7 @@ class Recent(Popular):
 
     def full_sort_predict(self, interaction: Interaction) -> Tensor:
         """(B, V) counts."""
-        days = (interaction[self.time_field].double() / _DAY_S).floor().long() - self.first_day
+        days = self.days(interaction[self.time_field]) - self.first_day
         last = days.clamp(0, len(self.until) - 1)
         first = (days - _RECENT_DAYS).clamp(0, len(self.until) - 1)
         return self.until[last] - self.until[first] + self.tie_break
@@ -83,7 +127,7 @@ class Blend(LLMSeqRec):
     source alone is a blend too.
     """
 
-    def __init__(self, config: Config, dataset: LLMSeqRecDataset) -> None:
+    def __init__(self, config: Config, dataset: DatedDataset) -> None:
         super().__init__(config, dataset)
         self.others: dict[str, Any] = {
             POPULAR: Popular(config, dataset), COLLABORATIVE: Collaborative(config, dataset),
@@ -177,11 +221,3 @@ def _votes(neighbors: ItemNeighbors, item_seq: Tensor, lengths: Tensor) -> NDArr
     scores = np.zeros((len(item_seq), len(neighbors.items)), dtype=np.float32)
     scores[owners, items] = votes
     return scores
-
-
-def _training_days(dataset: WholeSequenceDataset) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(N,) days, as whole numbers, and (N,) items of the training rows' targets."""
-    _, items = dataset.training_pairs()
-    rows = getattr(dataset, "_split_rows", dataset.inter_feat)
-    seconds = rows[dataset.time_field].double().numpy()
-    return np.floor(seconds / _DAY_S).astype(np.int64), items

@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from benchmarks.quality.models import find_model
-from benchmarks.quality.run import run
-from benchmarks.quality.strategies import Recent, choose_blend
+from benchmarks.quality.run import PROTOCOL, run
+from benchmarks.quality.strategies import DatedSequences, Recent, choose_blend
 from recbole_llm.lists.fusion import Ranked
-from recbole_llm.sequences import WholeSequenceDataset
 from recbole_llm.train import build_config, build_data
 from tests.data import write_cycle
 
@@ -35,7 +34,8 @@ def test_a_source_joins_where_it_helps_and_no_other_does() -> None:
     }  # fmt: skip
 
 
-def test_recent_counts_the_week_before_the_target(tmp_path: Path) -> None:
+@pytest.mark.parametrize("normalize_all", [False, True])
+def test_recent_counts_the_week_before_the_target(tmp_path: Path, normalize_all: bool) -> None:
     folder = tmp_path / "days"
     folder.mkdir()
     day = 86_400
@@ -44,8 +44,9 @@ def test_recent_counts_the_week_before_the_target(tmp_path: Path) -> None:
     lines = [f"{user}\t{item}\t{at * day}" for user, item, at in events]
     head = "user_id:token\titem_id:token\ttimestamp:float"
     (folder / "days.inter").write_text("\n".join([head, *lines]) + "\n")
-    config = build_config("SASRec", "days", None, {"data_path": str(tmp_path)})
-    dataset, (train, _, test) = build_data(config, WholeSequenceDataset)
+    settings = {"data_path": str(tmp_path), "normalize_all": normalize_all}
+    config = build_config("SASRec", "days", None, settings)
+    dataset, (train, _, test) = build_data(config, DatedSequences)
     network = Recent(config, train._dataset)
     scores = network.full_sort_predict(test.dataset[torch.arange(2)]).round(decimals=3)
     # Training targets: y on day 1, z on 12; x on 3, z on 4. The targets are of days 14 and 21.
@@ -53,6 +54,19 @@ def test_recent_counts_the_week_before_the_target(tmp_path: Path) -> None:
     at = dict(zip(tokens, scores.T.tolist(), strict=True))
     by_day = sorted(zip(*(at[item] for item in "xyz"), strict=True))
     assert by_day == [(0.0, 0.0, 0.0), (0.0, 0.0, 1.0)]
+
+
+def test_all_have_the_same_test_rows() -> None:
+    found = []
+    for name in ("pop", "recent", "llmseqrec-id", "blend"):
+        entry = find_model(name)
+        config = build_config(entry.model, "ml-100k", None, {**PROTOCOL, **entry.settings})
+        data, (_, _, test) = build_data(config, entry.dataset_class())
+        rows = test.dataset.inter_feat
+        fields = (data.uid_field, data.iid_field)
+        found.append([data.id2token(field, rows[field]).tolist() for field in fields])
+    assert len(found[0][0]) == 943
+    assert all(each == found[0] for each in found)
 
 
 @pytest.mark.parametrize("name", ["content", "collaborative", "recent", "blend"])
@@ -68,4 +82,6 @@ def test_each_runs_in_recboles_evaluation(
         assert outcome.test["recall@10"] == 1.0
     assert (outcome.blend is not None) == (name == "blend")
     if outcome.blend:
+        assert outcome.model_ranks is not None
+        assert outcome.model_ranks.shape == outcome.ranks.shape
         assert outcome.valid["ndcg@10"] > 0.5  # rules alone know the cycle
