@@ -12,22 +12,24 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 MAIN := .venv/.current
 AIRFLOW := .venv-airflow/.current
 TOOLS := .venv-tools/.current
+# Both environments at once: pip works on one core.
+SETUP = $(MAKE) --no-print-directory -s -j2 setup
 
 .PHONY: nightly test airflow setup lock sbom audit wheel clean
 
 nightly:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)" $(WAREHOUSE)
-	@$(MAKE) --no-print-directory -s setup
+	@$(SETUP)
 	@.venv/bin/recbole-llm nightly --warehouse $(WAREHOUSE) --port $(PORT) $(if $(DAY),--day $(DAY))
 
 airflow:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "" $(WAREHOUSE)
-	@$(MAKE) --no-print-directory -s setup
+	@$(SETUP)
 	@.venv/bin/recbole-llm airflow --warehouse $(WAREHOUSE) --port $(PORT)
 
 test:
 	@requirements/preflight.sh $(PYTHON)
-	@$(MAKE) --no-print-directory -s setup
+	@$(SETUP)
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/ruff check --select AIR dags
