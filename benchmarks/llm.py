@@ -16,7 +16,8 @@ Three parts, each with the same split and seeds at every stage:
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
 
 Encoders that were pre-trained stay in ``--work`` and are not made again. Writes
-``benchmarks/results/llm.json`` after every run, with the seconds that each took.
+``benchmarks/results/llm.json`` after every run, with the seconds that each took, and the next items
+found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``).
 """
 
 import argparse
@@ -100,16 +101,17 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One row: pre-train if its encoder is not there yet, train, test."""
     name, encoder, part, seed = key["dataset"], key["encoder"], key["part"], key["seed"]
-    cut, data, work = None, source, args.work / name / encoder
+    stem = Path(encoder).name  # of a folder too
+    cut, data, work = None, source, args.work / name / stem
     if part == "cold":
         cut = Events(source / name).cut(_COLD_SHARE, seed)
-        data, work = args.work / "cold" / str(seed), args.work / name / f"{encoder}-cold-{seed}"
+        data, work = args.work / "cold" / str(seed), args.work / name / f"{stem}-cold-{seed}"
         if not (data / name).is_dir():
             cut.write(data, forget=False)
-    pretrain_s = None
+    taught: dict[str, Any] = {"pretrain_seconds": None}
     settings: dict[str, Any] = {}
     if key["stage"] != "frozen":
-        pretrain_s, encoder = _pretrained(encoder, name, data, work, args.pretrain)
+        taught, encoder = _pretrained(encoder, name, data, work, args.pretrain)
     if key["stage"] == "tuned":
         settings = {"encoder.finetune": "lora", **flags_as_dict([f"--{s}" for s in args.tune])}
     settings["encoder"] = encoder if part == "text" else f"{encoder}+tfidf"
@@ -119,7 +121,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     )
     row: dict[str, Any] = {
         "valid_ndcg@10": outcome.valid["ndcg@10"], "epochs": outcome.epochs,
-        "seconds": round(outcome.seconds, 1), "pretrain_seconds": pretrain_s,
+        "seconds": round(outcome.seconds, 1), **taught,
         "pretrain": " ".join(args.pretrain), "tune": " ".join(args.tune),
     }  # fmt: skip
     if cut is None:
@@ -135,8 +137,8 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
 
 def _pretrained(
     encoder: str, dataset: str, data: Path, work: Path, flags: list[str]
-) -> tuple[float, str]:
-    """Seconds of the pre-training, and the file that names its result as an encoder."""
+) -> tuple[dict[str, Any], str]:
+    """What a row says of the pre-training, and the file that names its result as an encoder."""
     given = {"encoder": encoder, **flags_as_dict([f"--{flag}" for flag in flags])}
     options, rest = pretrain_options(None, {**given, "data_path": str(data)})
     work.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,8 @@ def _pretrained(
     }  # fmt: skip
     file = work.with_name(f"{work.name}.yaml")
     file.write_text(yaml.safe_dump(named), encoding="utf-8")
-    return told["seconds"], str(file)
+    retrieval = [round(figures["eval_ndcg@10"], 6) for figures in told["evaluations"]]
+    return {"pretrain_seconds": told["seconds"], "retrieval_ndcg@10": retrieval}, str(file)
 
 
 def _read() -> dict[str, Any]:

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import (
 
 from recbole_llm.encoder import weights_source
 from recbole_llm.lora import plain_network
+from recbole_llm.text_encoder import unpacked
 
 
 def is_masked(model: SentenceTransformer) -> bool:
@@ -57,7 +58,7 @@ class LanguageModelLoss(nn.Module):
         kind = AutoModelForCausalLM if mask_prob is None else AutoModelForMaskedLM
         folder, gguf = weights_source(path)
         self.network = kind.from_pretrained(
-            folder, **gguf, dtype=torch.float32, use_safetensors=True
+            folder, **gguf, **unpacked(gguf), dtype=torch.float32, use_safetensors=True
         )
         setattr(self.network, self.network.base_model_prefix, plain_network(model))
         self.network.tie_weights()

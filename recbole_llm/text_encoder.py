@@ -83,15 +83,29 @@ def _network_and_pooling(path: Path, spec: EncoderSpec, model_kwargs: dict[str, 
     folder, gguf = weights_source(path)
     transformer = Transformer(
         folder,
-        model_kwargs={**gguf, **model_kwargs},
+        model_kwargs={**gguf, **unpacked(gguf), **model_kwargs},
         processor_kwargs=dict(gguf),
         config_kwargs=dict(gguf),
     )
     # A chat model's text would be wrapped in a message, whose own words are most of a short text.
     transformer.modality_config.pop("message", None)
+    # The weights are plain by now; as long as it takes them for packed, transformers saves none.
+    if quantizer := getattr(transformer.model, "hf_quantizer", None):
+        quantizer.remove_quantization_config(transformer.model)
     if transformer.config.is_encoder_decoder:  # the library has it without decoder for some alone
         transformer.model = transformer.model.get_encoder()
     return [transformer, Pooling(transformer.get_embedding_dimension(), spec.pooling or "mean")]
+
+
+def unpacked(gguf: dict[str, Any]) -> dict[str, Any]:
+    """Keywords of ``from_pretrained`` by which the weights of a GGUF file can be trained.
+
+    Args:
+        gguf: what ``weights_source`` says; nothing is added for a folder.
+    """
+    from transformers import GgufConfig
+
+    return {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
 
 
 def _set_up_tokenizer(model: "SentenceTransformer", path: Path, spec: EncoderSpec) -> None:

@@ -1,6 +1,8 @@
 """Items that nobody has met: what the text alone is worth to them, and what they cost the others.
 
     python -m benchmarks.cold --dataset amazon-beauty-2014 --data-path DIR --seeds 1 2 3
+    python -m benchmarks.cold --data-path DIR --model llmseqrec-tfidf      # the control
+    python -m benchmarks.cold --report                                     # means and picture only
 
 A random tenth of the items loses all its training events; the two held-out events of each user stay.
 The model trains on that and ranks the whole catalogue for everyone. **cold_recall_over_warm** is its
@@ -38,7 +40,7 @@ from numpy.typing import NDArray
 
 from benchmarks.about import RESULTS, describe_run, read_results
 from benchmarks.cold.cut import Events
-from benchmarks.cold.picture import draw
+from benchmarks.cold.picture import draw, mean_curves
 from benchmarks.quality import store
 from benchmarks.quality.models import MODELS
 from benchmarks.quality.report import ndcg
@@ -60,25 +62,40 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dataset", default=_MAIN_SET)
-    parser.add_argument("--data-path", required=True)
+    parser.add_argument("--data-path", help="folder that holds the data sets' folders")
     parser.add_argument("--model", default="llmseqrec", choices=MODELS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument(
         "--share", type=float, default=_MAIN_SHARE, help="of the items that turn cold"
     )
+    parser.add_argument("--report", action="store_true", help="print and draw, run nothing")
     args = parser.parse_args()
+    if not args.report and not args.data_path:
+        parser.error("--data-path is needed to run")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     about = describe_run()
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
+    if not args.report:
+        _run(args, about)
+    curves = mean_curves(_read()["rows"])
+    draw(curves)
+    for dataset, by_model in curves.items():
+        for model, curve in by_model.items():
+            for bias, (kept, cold) in zip(curve.biases, curve.points, strict=True):
+                sys.stdout.write(
+                    f"{dataset} {model}, seeds: {curve.n_seeds}, new_item_bias {bias:g}: "
+                    f"cold_recall_over_warm {cold:.3f}, warm_kept {kept:.3f}\n"
+                )
+    sys.stdout.write(json.dumps(_read().get("figures")) + f"\nwritten to {_PATH.name}\n")
+
+
+def _run(args: argparse.Namespace, about: dict[str, Any]) -> None:
     source = Path(args.data_path).absolute() / args.dataset
     os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
     for seed in args.seeds:
         key = {"dataset": args.dataset, "model": args.model, "seed": seed, "share": args.share}
-        if any(key.items() <= row.items() for row in _read()["rows"]):
-            continue
-        _add({**key, **_measure(source, args.model, seed, args.share), **about})
-    draw(_read()["rows"])
-    sys.stdout.write(json.dumps(_read().get("figures")) + f"\nwritten to {_PATH.name}\n")
+        if not any(key.items() <= row.items() for row in _read()["rows"]):
+            _add({**key, **_measure(source, args.model, seed, args.share), **about})
 
 
 def _read() -> dict[str, Any]:

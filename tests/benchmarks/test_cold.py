@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.cold import __main__ as cold
 from benchmarks.cold.cut import Events
-from benchmarks.cold.picture import draw
+from benchmarks.cold.picture import draw, mean_curves
 from benchmarks.quality.models import find_model
 from benchmarks.quality.run import _rows_of, run
 from recbole_llm.sequences import WholeSequenceDataset
@@ -105,7 +105,7 @@ def test_the_curve_ranks_one_model_at_each_bias(tmp_path: Path) -> None:
 
 
 def test_the_picture_has_each_set_model_and_bias(tmp_path: Path) -> None:
-    draw([{"dataset": "old", "model": "llmseqrec"}], tmp_path)
+    draw(mean_curves([{"dataset": "old", "model": "llmseqrec"}]), tmp_path)
     assert not (tmp_path / "cold.svg").exists()  # rows from before there were curves
     curve = [
         {"new_item_bias": bias, "warm_kept": 1 - bias / 10, "cold_recall_over_warm": bias}
@@ -114,10 +114,12 @@ def test_the_picture_has_each_set_model_and_bias(tmp_path: Path) -> None:
     rows = [
         {"dataset": dataset, "model": "llmseqrec", "curve": curve} for dataset in ("one", "two")
     ]
-    draw([*rows, rows[0]], tmp_path)
+    curves = mean_curves([*rows, rows[0]])
+    assert curves["one"]["llmseqrec"].points == [(1.0, 0.0), (0.975, 0.25)]
+    draw(curves, tmp_path)
     drawn = (tmp_path / "cold.svg").read_text()
     for text in ("one, by new_item_bias", "two, by new_item_bias", "seeds: 2", "0.25"):
         assert f"<!-- {text}" in drawn or f"{text} -->" in drawn
     first = (tmp_path / "cold.svg").read_bytes()
-    draw([*rows, rows[0]], tmp_path)
+    draw(curves, tmp_path)
     assert (tmp_path / "cold.svg").read_bytes() == first

@@ -6,7 +6,7 @@ import pytest
 from recbole_llm.config_files import config_names
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
-from recbole_llm.text_encoder import TextEncoder
+from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
 
 TEXTS = ["film of the cycle", "a", "nobody has met the film of the cycle"]
 
@@ -69,6 +69,18 @@ def test_unknown_key_in_an_encoder_file(tmp_path: Path) -> None:
 def test_bad_pooling() -> None:
     with pytest.raises(ConfigError, match="pooling must be one of .* got 'max'"):
         EncoderSpec("x", pooling="max")
+
+
+@pytest.mark.slow
+def test_a_gguf_file_is_saved_as_a_folder_that_reads_alike(tmp_path: Path) -> None:
+    spec = find_encoder("smollm2-135m")
+    model = load_sentence_transformer(locate_weights(spec), spec, "cpu")
+    model.save_pretrained(str(tmp_path / "plain"), create_model_card=False)
+    again = find_encoder(str(tmp_path / "plain"))
+    texts = ["Toy Story. Animation Children's"]
+    loaded = model.encode(texts, show_progress_bar=False)
+    saved = TextEncoder(locate_weights(again), again, "cpu").encode(texts)
+    np.testing.assert_allclose(saved, loaded, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -1,0 +1,63 @@
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import llm
+from tests.data import CYCLE, walk, write_atomic
+
+
+def _row(stage: str, seed: int, valid: float, test: float, **other: Any) -> dict[str, Any]:
+    return {
+        "dataset": "amazon-beauty-2014", "encoder": "minilm", "part": "text", "stage": stage,
+        "seed": seed, "valid_ndcg@10": valid, "ndcg@10": test, **other,
+    }  # fmt: skip
+
+
+def test_a_gain_is_of_the_stage_that_validates_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm, "_PATH", tmp_path / "llm.json")
+    for row in (
+        _row("frozen", 1, 0.5, 0.40),
+        _row("frozen", 2, 0.5, 0.50),
+        _row("pretrained", 1, 0.8, 0.44),
+        _row("pretrained", 2, 0.6, 0.60),
+        _row("pretrained", 3, 0.9, 9.00),  # nothing to hold it against
+        _row("tuned", 1, 0.6, 8.00),
+        _row("frozen", 1, 0.5, 0.40, encoder="smollm2-135m"),
+        _row("pretrained", 1, 0.5, 0.42, encoder="smollm2-135m"),
+        _row("frozen", 1, 0.5, 0.40, dataset="amazon-industrial-2018w"),
+        _row("pretrained", 1, 0.5, 4.00, dataset="amazon-industrial-2018w"),
+    ):
+        llm._add(row)
+    content = json.loads((tmp_path / "llm.json").read_text())
+    assert content["gains"]["amazon-beauty-2014"]["minilm"]["text"] == {
+        "stage": "pretrained", "gain": 1.15, "by_seed": [1.1, 1.2],
+    }  # fmt: skip
+    assert content["figures"] == {"text_gain": 1.15}  # the encoder that gains more, the main set
+
+
+def test_an_encoder_is_taught_once_and_then_tuned(
+    tmp_path: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    texts = {item: f"Film {item} of the cycle" for item in CYCLE}
+    write_atomic(tmp_path, "cycle", {f"u{n}": walk(n, 6 + n % 5) for n in range(24)}, texts)
+    args = Namespace(
+        work=tmp_path / "work",
+        pretrain=["epochs=1", "train_batch_size=8", "eval_steps=0.5"],
+        tune=["epochs=1", "hidden_size=8"],
+    )
+    key = {
+        "dataset": "cycle", "encoder": str(tiny_encoders["bert"]), "part": "text", "seed": 1,
+    }  # fmt: skip
+    tuned = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    assert len(tuned["retrieval_ndcg@10"]) == 3  # before, in the middle, at the end
+    assert tuned["epochs"] == 1
+    assert 0 < tuned["ndcg@10"] <= 1
+    monkeypatch.setattr(llm, "pretrain", None)  # it is there by now
+    again = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    assert again["pretrain_seconds"] == tuned["pretrain_seconds"]
