@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -43,6 +44,7 @@ from benchmarks.quality.models import Entry
 from benchmarks.quality.run import run
 from recbole_llm.config_files import flags_as_dict
 from recbole_llm.encoder import find_encoder
+from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
 from recbole_llm.warehouse import replace_json
 
@@ -147,6 +149,11 @@ def _pretrained(
         pretrain(dataset, work, options, rest)
         _log.info("pre-trained in %.0f s", time.monotonic() - started)
     told = json.loads((work / "pretrain.json").read_text(encoding="utf-8"))
+    if differing := [key for key, value in asdict(options).items() if told.get(key) != value]:
+        raise ConfigError(
+            f"{work} was pre-trained with other settings ({', '.join(differing)}), which a row would "
+            "not say: remove it, or name another --work"
+        )
     spec = find_encoder(encoder)
     named = {
         "model": str(work), "pooling": spec.pooling, "max_tokens": told["max_tokens"],

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks import llm
+from recbole_llm.errors import ConfigError
 from tests.data import CYCLE, walk, write_atomic
 
 
@@ -61,3 +62,6 @@ def test_an_encoder_is_taught_once_and_then_tuned(
     monkeypatch.setattr(llm, "pretrain", None)  # it is there by now
     again = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
     assert again["pretrain_seconds"] == tuned["pretrain_seconds"]
+    args.pretrain[0] = "epochs=2"
+    with pytest.raises(ConfigError, match=r"with other settings \(epochs\)"):
+        llm._measure({**key, "stage": "tuned"}, tmp_path, args)
