@@ -154,10 +154,8 @@ def _pretrained(
             f"{work} was pre-trained with other settings ({', '.join(differing)}), which a row would "
             "not say: remove it, or name another --work"
         )
-    spec = find_encoder(encoder)
     named = {
-        "model": str(work), "pooling": spec.pooling, "max_tokens": told["max_tokens"],
-        "batch_size": spec.batch_size,
+        **asdict(find_encoder(encoder)), "model": str(work), "max_tokens": told["max_tokens"],
     }  # fmt: skip
     file = work.with_name(f"{work.name}.yaml")
     file.write_text(yaml.safe_dump(named), encoding="utf-8")

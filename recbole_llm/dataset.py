@@ -1,5 +1,6 @@
 """LLMSeqRec's data: whole sequences, and the items' texts as vectors."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -242,6 +243,8 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         described = [text for text in texts if text]
         vectors = encode_cached(described, encoder, options.text_cache, device)
         whitening = fit_whitening(vectors, options.text_size, options.text_whitening)
+        if self.config["enable_amp"]:
+            encoder = replace(encoder, dtype="bfloat16")
         return TunedEncoder(encoder, options.finetune, texts, whitening, device)
 
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,11 +18,16 @@ from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.language_model import LanguageModelLoss, is_masked
 from recbole_llm.lora import add_lora, checkpoint_activations
 from recbole_llm.options import FinetuneOptions
-from recbole_llm.text_encoder import load_sentence_transformer
+from recbole_llm.text_encoder import (
+    encode_features,
+    features_of,
+    is_in_bfloat16,
+    load_sentence_transformer,
+)
 from recbole_llm.whitening import Whitening
 
-_AT_ONCE = 64
-"""Texts encoded together when all are."""
+_CHUNK = 4096
+"""Texts tokenised together when all are encoded."""
 
 
 class TunedEncoder(nn.Module):
@@ -41,12 +47,14 @@ class TunedEncoder(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         path = locate_weights(spec)
-        # Adapters learn in float32; enable_amp makes the arithmetic cheaper.
+        # Adapters learn in float32; enable_amp makes a step's arithmetic cheaper.
         model = load_sentence_transformer(path, replace(spec, dtype="float32"), device)
         wrapped = add_lora(model, options.lora_r, options.lora_targets, options.lora_dropout)
         if options.gradient_checkpointing:
             checkpoint_activations(model)
         self._options = options
+        self._batch_tokens = spec.batch_size * spec.max_tokens
+        self._in_bfloat16 = is_in_bfloat16(spec, device)
         self._wrapped = [wrapped]
         # In a list, so that the frozen network is no part of this module's state.
         self._frozen: list[Any] = [model]
@@ -76,20 +84,36 @@ class TunedEncoder(nn.Module):
         (model,) = self._frozen
         features = self._features([self._texts[item] for item in items.tolist()])
         vectors: Tensor = model(features)["sentence_embedding"].float()
-        return (vectors - self._mean) @ self._matrix
+        return self._whitened(vectors)
 
     def encode_all(self) -> Tensor:
-        """(V, E) float32 of all items as the encoder reads them now; zero without text."""
-        items = self._has_text.nonzero().squeeze(1)
-        order = torch.tensor([len(self._texts[item]) for item in items.tolist()]).argsort()
-        vectors = self._mean.new_zeros(len(self._texts), self._matrix.shape[1])
+        """(V, E) float32 of all items as the encoder reads them now; zero without text.
+
+        Each distinct text is read once, as ``TextEncoder`` reads it: in the type that the encoder's
+        ``dtype`` names.
+        """
+        (model,) = self._frozen
+        distinct = sorted(
+            {text for text in self._texts if text}, key=lambda text: (len(text), text)
+        )
+        row = {text: number for number, text in enumerate(distinct)}
         was_training = self.training
         self.eval()
-        with torch.no_grad():
-            for part in torch.split(items[order.to(items.device)], _AT_ONCE):
-                vectors[part] = self(part)
+        parts = [
+            encode_features(
+                model, features_of(model, distinct[start : start + _CHUNK]), self._batch_tokens,
+                self._in_bfloat16,
+            )
+            for start in range(0, len(distinct), _CHUNK)
+        ]  # fmt: skip
         self.train(was_training)
+        encoded = self._whitened(torch.from_numpy(np.concatenate(parts)).to(self._mean.device))
+        vectors = self._mean.new_zeros(len(self._texts), encoded.shape[1])
+        vectors[self._has_text] = encoded[[row[text] for text in self._texts if text]]
         return vectors
+
+    def _whitened(self, vectors: Tensor) -> Tensor:
+        return (vectors - self._mean) @ self._matrix
 
     def fresh(self, text_vectors: Tensor, met: Tensor) -> Tensor:
         """Encode some of a batch's items anew.
@@ -133,7 +157,7 @@ class TunedEncoder(nn.Module):
 
     def _features(self, texts: list[str]) -> dict[str, Any]:
         (model,) = self._frozen
-        features = model.preprocess(texts)
+        features = features_of(model, texts)
         return {
             key: value.to(self._mean.device) if isinstance(value, Tensor) else value
             for key, value in features.items()

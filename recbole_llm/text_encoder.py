@@ -206,8 +206,6 @@ class TextEncoder:
     def __init__(self, path: Path, spec: EncoderSpec, device: str) -> None:
         import torch
 
-        from recbole_llm.scoring.topk import has_fast_bfloat16
-
         self.max_tokens = spec.max_tokens
         self.n_cut = self.n_empty = 0
         self._compressed: OnnxEncoder | None = None
@@ -215,16 +213,13 @@ class TextEncoder:
             self._compressed = OnnxEncoder(path, spec.max_tokens, torch.get_num_threads())
             return
         model = load_sentence_transformer(path, spec, "cpu")
-        self._in_bfloat16 = spec.dtype == "bfloat16" and (
-            device != "cpu" or has_fast_bfloat16(torch.device(device))
-        )
+        self._in_bfloat16 = is_in_bfloat16(spec, device)
         if self._in_bfloat16:  # once, what autocast would do for each batch
             for module in model.modules():
                 if isinstance(module, torch.nn.Linear):
                     module.to(torch.bfloat16)
         self._model = model.to(device)
         self._batch_tokens = spec.batch_size * spec.max_tokens
-        self._prompt = model.prompts.get(model.default_prompt_name or "")
         self.max_tokens = model.max_seq_length or spec.max_tokens
 
     def encode(self, texts: list[str]) -> NDArray[np.float32]:
@@ -234,53 +229,86 @@ class TextEncoder:
         a batch of its own, so that neither their number nor their turns change a bit.
         A text that has no token for the tokenizer, such as a control character, gets zeros.
         """
-        import torch
 
         if self._compressed is not None:
             return self._compressed.encode(texts)
         model = self._model
-        features = model.preprocess(texts, prompt=self._prompt)
+        features = features_of(model, texts)
         mask = features.get("attention_mask")
         if mask is None:  # words looked up and averaged: nothing to put into batches
             return np.asarray(model.encode(texts, show_progress_bar=False), dtype=np.float32)
         lengths = mask.sum(1)  # (N,)
         self._count_cut(texts, lengths)
         self.n_empty += int((lengths == 0).sum())
-        width = model.get_embedding_dimension()
-        assert width is not None
-        vectors = np.zeros((len(texts), width), dtype=np.float32)
-
-        def encode_rows(rows: "Tensor") -> None:
-            longest = int(lengths[rows].max())
-            batch = {
-                name: value[rows, :longest].to(model.device) if torch.is_tensor(value) else value
-                for name, value in features.items()
-            }
-            with (
-                torch.inference_mode(),
-                torch.autocast(model.device.type, torch.bfloat16, enabled=self._in_bfloat16),
-            ):
-                states = model(batch)["sentence_embedding"][:, : model.truncate_dim]
-                vectors[rows] = states.float().cpu().numpy()
-
-        batches = list(_batches(lengths, self._batch_tokens))
-        n_threads = torch.get_num_threads()
-        if model.device.type != "cpu" or n_threads == 1:
-            for rows in batches:
-                encode_rows(rows)
-            return vectors
-        with ThreadPoolExecutor(
-            n_threads, initializer=torch.set_num_threads, initargs=(1,)
-        ) as pool:
-            list(pool.map(encode_rows, batches))
-        torch.set_num_threads(n_threads)  # a thread that starts later takes what was set last
-        return vectors
+        return encode_features(model, features, self._batch_tokens, self._in_bfloat16)
 
     def _count_cut(self, texts: list[str], lengths: "Tensor") -> None:
         full = [texts[row] for row in (lengths >= self.max_tokens).nonzero().flatten().tolist()]
         if full:
             whole = self._model.tokenizer(full, verbose=False)["input_ids"]
             self.n_cut += sum(len(tokens) > self.max_tokens for tokens in whole)
+
+
+def is_in_bfloat16(spec: EncoderSpec, device: str) -> bool:
+    """Whether the matrix products are made in bfloat16: asked for, and no slower on the device."""
+    import torch
+
+    from recbole_llm.scoring.topk import has_fast_bfloat16
+
+    return spec.dtype == "bfloat16" and (device != "cpu" or has_fast_bfloat16(torch.device(device)))
+
+
+def features_of(model: "SentenceTransformer", texts: list[str]) -> dict[str, Any]:
+    """What the network reads of texts: (N, T) token ids and mask on the CPU, T the longest's tokens.
+
+    A prompt that the model's folder names stands before each text.
+    """
+    prompt = model.prompts.get(model.default_prompt_name or "")
+    features: dict[str, Any] = model.preprocess(texts, prompt=prompt)
+    return features
+
+
+def encode_features(
+    model: "SentenceTransformer", features: dict[str, Any], batch_tokens: int, in_bfloat16: bool
+) -> NDArray[np.float32]:
+    """(N, E) float32 vectors of tokenised texts, in order, without gradient; zeros where no token is.
+
+    Args:
+        model: in its mode for inference, on any device.
+        features: of ``features_of``, with an ``attention_mask``.
+        batch_tokens: tokens in a batch, padding included.
+        in_bfloat16: make the matrix products under autocast.
+    """
+    import torch
+
+    lengths = features["attention_mask"].sum(1)  # (N,)
+    width = model.get_embedding_dimension()
+    assert width is not None
+    vectors = np.zeros((len(lengths), width), dtype=np.float32)
+
+    def encode_rows(rows: "Tensor") -> None:
+        longest = int(lengths[rows].max())
+        batch = {
+            name: value[rows, :longest].to(model.device) if torch.is_tensor(value) else value
+            for name, value in features.items()
+        }
+        with (
+            torch.inference_mode(),
+            torch.autocast(model.device.type, torch.bfloat16, enabled=in_bfloat16),
+        ):
+            states = model(batch)["sentence_embedding"][:, : model.truncate_dim]
+            vectors[rows] = states.float().cpu().numpy()
+
+    batches = list(_batches(lengths, batch_tokens))
+    n_threads = torch.get_num_threads()
+    if model.device.type != "cpu" or n_threads == 1:
+        for rows in batches:
+            encode_rows(rows)
+        return vectors
+    with ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        list(pool.map(encode_rows, batches))
+    torch.set_num_threads(n_threads)  # a thread that starts later takes what was set last
+    return vectors
 
 
 def _batches(lengths: "Tensor", batch_tokens: int) -> Iterator["Tensor"]:

@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor
 
 from recbole_llm.encoder import EncoderSpec
@@ -68,6 +70,24 @@ def test_vectors_change_where_a_step_encoded_them(
     with_text = before.any(1)
     assert (model.text_vectors[with_text] != before[with_text]).any(1).all()
     assert not model.text_vectors[~with_text].any()
+
+
+def test_texts_are_read_as_a_frozen_encoder_reads_them(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    """Under the prompt of the encoder's folder: whitening was fitted to such vectors."""
+    folder = tmp_path / "prompted"
+    modules = [Transformer(str(tiny_encoders["bert"])), Pooling(16, "mean")]
+    SentenceTransformer(
+        modules=modules, device="cpu", prompts={"item": "the film "}, default_prompt_name="item"
+    ).save(str(folder))
+    model, batch = _build(tmp_path, folder, **{"encoder.lora_dropout": 0.0})
+    assert model.tuned is not None
+    frozen = model.text_vectors
+    torch.testing.assert_close(model.tuned.encode_all(), frozen, atol=1e-4, rtol=1e-4)
+    model.tuned.eval()
+    met = batch[model.POS_ITEM_ID].unique()
+    torch.testing.assert_close(model.tuned(met), frozen[met], atol=1e-4, rtol=1e-4)
 
 
 def test_all_are_encoded_anew_every_so_many_epochs(
