@@ -37,7 +37,8 @@ test:
 	.venv/bin/lint-imports
 	.venv-airflow/bin/python -m pytest -p no:cacheprovider tests/dags
 	OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" \
-		.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+		.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder $(TESTS)
 
 setup: $(MAIN) $(AIRFLOW)
 

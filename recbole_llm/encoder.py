@@ -38,8 +38,8 @@ class EncoderSpec:
     max_tokens: int = 128
     """Longer texts are cut, tokens."""
     batch_size: int = 16
-    """Texts of ``max_tokens`` tokens in a batch, or as many more as are shorter; changes speed, not
-    results."""
+    """Texts of ``max_tokens`` tokens in a batch, or as many more as are shorter, four times as many on
+    a GPU; changes speed, not results."""
     dtype: str = "float32"
     """Type of the matrix products, ``float32`` or ``bfloat16``; norms and sums stay float32. A CPU that
     has no unit for bfloat16 (AMX) uses float32. ``benchmarks.encoding`` tells what an encoder's vectors

@@ -23,6 +23,7 @@ from recbole_llm.text_encoder import (
     features_of,
     is_in_bfloat16,
     load_sentence_transformer,
+    tokens_at_once,
 )
 from recbole_llm.whitening import Whitening
 
@@ -53,7 +54,7 @@ class TunedEncoder(nn.Module):
         if options.gradient_checkpointing:
             checkpoint_activations(model)
         self._options = options
-        self._batch_tokens = spec.batch_size * spec.max_tokens
+        self._batch_tokens = tokens_at_once(spec, device)
         self._in_bfloat16 = is_in_bfloat16(spec, device)
         self._wrapped = [wrapped]
         # In a list, so that the frozen network is no part of this module's state.

@@ -1,6 +1,7 @@
 """Fixtures that several folders of tests share."""
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ from tests.data import CYCLE, random_artifact, write_events
 from tests.media import PICTURE_ENCODERS, SOUND_ENCODERS, save_encoder
 
 HOME = Path(__file__).parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files with most slow tests first, so that at the end no worker waits for another."""
+    n_slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -n_slow[item.path])
 
 
 @pytest.fixture(autouse=True)

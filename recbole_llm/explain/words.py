@@ -23,6 +23,7 @@ from torch import Tensor
 from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.explain.shares import CLOSE, STEPS
 from recbole_llm.item_parts import TextPart
+from recbole_llm.text_encoder import features_of
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -142,7 +143,7 @@ class LanguageWords:
         """
         from captum.attr import LayerIntegratedGradients
 
-        features = self._model.preprocess([text], prompt=self._prompt or None)
+        features = features_of(self._model, [text])
         tokens = features["input_ids"]
         places, is_fixed = self._places(text, tokens)
         direction = self._source.matrix @ state  # (E,)
