@@ -84,8 +84,7 @@ class TunedEncoder(nn.Module):
         """(N, E) float32 whitened vectors of (N,) int64 items that have a text."""
         (model,) = self._frozen
         features = self._features([self._texts[item] for item in items.tolist()])
-        vectors: Tensor = model(features)["sentence_embedding"].float()
-        return self._whitened(vectors)
+        return self._whitened(model(features)["sentence_embedding"])
 
     def encode_all(self) -> Tensor:
         """(V, E) float32 of all items as the encoder reads them now; zero without text.
@@ -114,7 +113,8 @@ class TunedEncoder(nn.Module):
         return vectors
 
     def _whitened(self, vectors: Tensor) -> Tensor:
-        return (vectors - self._mean) @ self._matrix
+        with torch.autocast(vectors.device.type, enabled=False):  # as the frozen ones were
+            return (vectors.float() - self._mean) @ self._matrix
 
     def fresh(self, text_vectors: Tensor, met: Tensor) -> Tensor:
         """Encode some of a batch's items anew.

@@ -150,12 +150,13 @@ def _train(parent: Path, encoder: Path, **settings: Any) -> Any:
     return train("LLMSeqRec", "cycle", None, given)
 
 
+@pytest.mark.parametrize("enable_amp", [False, True])
 def test_trained_and_exported_with_its_adapter(
-    tmp_path: Path, tiny_encoders: dict[str, Path]
+    tmp_path: Path, tiny_encoders: dict[str, Path], enable_amp: bool
 ) -> None:
     write_cycle(tmp_path)
     encoder = tiny_encoders["bert"]
-    result = _train(tmp_path, encoder)
+    result = _train(tmp_path, encoder, enable_amp=enable_amp)
     assert result.test_result["mrr@10"] > 0.6
     adapter = result.artifact / "adapter"
     texts = ["Film i3 of the cycle", "A film nobody has met"]
