@@ -14,6 +14,9 @@ Three parts, each with the same split and seeds at every stage:
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
+Beside the fused gain of each data set stands that stage's NDCG@10 over that of the default
+configuration with TF-IDF in the encoder's place (``over_tfidf``; ``llmseqrec-tfidf`` of
+``benchmarks.quality``).
 
 Encoders that were pre-trained stay in ``--work`` and are not made again. Writes
 ``benchmarks/results/llm.json`` after every run, with the seconds that each took, and the next items
@@ -207,8 +210,25 @@ def _gain(
         adapted,
         key=lambda stage: mean(by_stage[stage][s]["valid_ndcg@10"] for s in adapted[stage]),
     )
-    ratios = [by_stage[best][seed][figure] / frozen[seed][figure] for seed in adapted[best]]
-    return {"stage": best, "gain": round(mean(ratios), 4), "by_seed": [round(r, 4) for r in ratios]}
+    found = by_stage[best]
+    gain = {"stage": best, **_ratios([found[s][figure] / frozen[s][figure] for s in adapted[best]])}
+    controls = _controls(dataset) if part == "fused" else {}
+    if ratios := [found[s][figure] / controls[s] for s in adapted[best] if s in controls]:
+        gain["over_tfidf"] = _ratios(ratios)
+    return gain
+
+
+def _ratios(by_seed: list[float]) -> dict[str, Any]:
+    return {"gain": round(mean(by_seed), 4), "by_seed": [round(ratio, 4) for ratio in by_seed]}
+
+
+def _controls(dataset: str) -> dict[int, float]:
+    """NDCG@10 by seed with TF-IDF in the language model's place."""
+    return {
+        row["seed"]: row["ndcg@10"]
+        for row in store.read(store.QUALITY)
+        if (row["dataset"], row["model"]) == (dataset, "llmseqrec-tfidf")
+    }
 
 
 if __name__ == "__main__":

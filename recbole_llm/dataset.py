@@ -245,7 +245,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         whitening = fit_whitening(vectors, options.text_size, options.text_whitening)
         if self.config["enable_amp"]:
             encoder = replace(encoder, dtype="bfloat16")
-        return TunedEncoder(encoder, options.finetune, texts, whitening, device)
+        return TunedEncoder(encoder, options.finetune, texts, whitening, options.ema_decay, device)
 
 
 def _present(values: list[str]) -> NDArray[np.bool_]:

@@ -1,11 +1,15 @@
 """A text encoder that the recommendation loss trains, by LoRA, inside RecBole's loop.
 
 A step encodes the texts of a few of the batch's items, with gradient; the other items keep the vectors
-that they had. All texts are encoded anew every ``encoder.refresh_epochs`` epochs, before validation.
+that they had. All texts are encoded anew every ``encoder.refresh_epochs`` epochs, before validation,
+by the average of the adapters over steps: what ranks are averages on both sides, for the averaged
+network would not fit vectors that have moved on.
 
 Sizes: V items including padding, E width of the encoder's whitened vectors.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.language_model import LanguageModelLoss, is_masked
@@ -39,12 +44,13 @@ class TunedEncoder(nn.Module):
         options: what is trained and how.
         texts: V texts by RecBole id; "" for none, whose vector is zero.
         whitening: the fixed map from the encoder's vectors, fitted before training.
+        ema_decay: of the average of the adapters, that of the network; 0 keeps none.
         device: a torch device's name.
     """
 
     def __init__(
         self, spec: EncoderSpec, options: FinetuneOptions, texts: list[str], whitening: Whitening,
-        device: str,
+        ema_decay: float, device: str,
     ) -> None:  # fmt: skip
         super().__init__()
         path = locate_weights(spec)
@@ -72,6 +78,10 @@ class TunedEncoder(nn.Module):
             known = {id(p) for p in wrapped.parameters()}
             trained += [p for p in loss.parameters() if id(p) not in known and p.requires_grad]
         self.adapters = nn.ParameterList(trained)
+        self.average: AveragedModel | None = None
+        if ema_decay:
+            rule = get_ema_multi_avg_fn(ema_decay)  # type: ignore[no-untyped-call]
+            self.average = AveragedModel(self.adapters, multi_avg_fn=rule).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
         """Switch dropout on or off, in the frozen network too."""
@@ -87,7 +97,7 @@ class TunedEncoder(nn.Module):
         return self._whitened(model(features)["sentence_embedding"])
 
     def encode_all(self) -> Tensor:
-        """(V, E) float32 of all items as the encoder reads them now; zero without text.
+        """(V, E) float32 of all items as the averaged adapters read them; zero without text.
 
         Each distinct text is read once, as ``TextEncoder`` reads it: in the type that the encoder's
         ``dtype`` names.
@@ -99,13 +109,14 @@ class TunedEncoder(nn.Module):
         row = {text: number for number, text in enumerate(distinct)}
         was_training = self.training
         self.eval()
-        parts = [
-            encode_features(
-                model, features_of(model, distinct[start : start + _CHUNK]), self._batch_tokens,
-                self._in_bfloat16,
-            )
-            for start in range(0, len(distinct), _CHUNK)
-        ]  # fmt: skip
+        with self._averaged():
+            parts = [
+                encode_features(
+                    model, features_of(model, distinct[start : start + _CHUNK]), self._batch_tokens,
+                    self._in_bfloat16,
+                )
+                for start in range(0, len(distinct), _CHUNK)
+            ]  # fmt: skip
         self.train(was_training)
         encoded = self._whitened(torch.from_numpy(np.concatenate(parts)).to(self._mean.device))
         vectors = self._mean.new_zeros(len(self._texts), encoded.shape[1])
@@ -153,8 +164,28 @@ class TunedEncoder(nn.Module):
         return self._options.text_loss_weight * loss
 
     def save(self, folder: Path) -> None:
-        """Write the adapter as peft does, for ``adapter`` in a file of ``configs/encoder``."""
-        self._wrapped[0].save_pretrained(str(folder))
+        """Write the adapter that ranks, as peft does, for ``adapter`` in ``configs/encoder``."""
+        with self._averaged():
+            self._wrapped[0].save_pretrained(str(folder))
+
+    def step_average(self) -> None:
+        """Take the adapters, as the last step left them, into their average."""
+        if self.average is not None:
+            self.average.update_parameters(self.adapters)
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged adapters in the place of the trained ones."""
+        averages = self.adapters if self.average is None else self.average.module.parameters()
+        pairs = list(zip(self.adapters, averages, strict=True))
+        trained = [value.data for value, _ in pairs]
+        for value, average in pairs:
+            value.data = average.data
+        try:
+            yield
+        finally:
+            for (value, _), data in zip(pairs, trained, strict=True):
+                value.data = data
 
     def _features(self, texts: list[str]) -> dict[str, Any]:
         (model,) = self._frozen

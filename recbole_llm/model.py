@@ -198,6 +198,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """Take the weights, as the last step left them, into their average."""
         if self.average is not None:
             self.average.update_parameters(self.network)
+        if self.tuned is not None:
+            self.tuned.step_average()
 
     def user_loss(self, interaction: Interaction) -> Tensor:
         """What the batch's users say, and nothing else: a scalar, in nats."""

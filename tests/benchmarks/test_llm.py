@@ -41,6 +41,24 @@ def test_a_gain_is_of_the_stage_that_validates_better(
     assert content["figures"] == {"text_gain": 1.15}  # the encoder that gains more, the main set
 
 
+def test_the_fused_gain_has_a_control_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llm, "_PATH", tmp_path / "llm.json")
+    monkeypatch.setattr(llm.store, "QUALITY", tmp_path / "quality.json")
+    control = {"dataset": "amazon-beauty-2014", "model": "llmseqrec-tfidf"}
+    rows = [{**control, "seed": 2, "ndcg@10": 0.5}, {**control, "seed": 1, "ndcg@10": 0.4}]
+    rows.append({**control, "seed": 1, "ndcg@10": 0.1, "model": "llmseqrec"})
+    (tmp_path / "quality.json").write_text(json.dumps(rows))
+    for seed, frozen, taught in ((1, 0.44, 0.48), (2, 0.5, 0.55), (3, 0.5, 0.5)):
+        llm._add(_row("frozen", seed, 0.5, frozen, part="fused"))
+        llm._add(_row("pretrained", seed, 0.6, taught, part="fused"))
+    content = json.loads((tmp_path / "llm.json").read_text())
+    gain = content["gains"]["amazon-beauty-2014"]["minilm"]["fused"]
+    assert gain["by_seed"] == [1.0909, 1.1, 1.0]
+    assert gain["over_tfidf"] == {"gain": 1.15, "by_seed": [1.2, 1.1]}
+
+
 def test_an_encoder_is_taught_once_and_then_tuned(
     tmp_path: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,7 +40,7 @@ def test_the_recommendation_loss_reaches_the_adapters_alone(
     assert model.tuned is not None
     model.train()
     model.calculate_loss(batch).backward()
-    gradients = [value.grad for value in model.tuned.parameters()]
+    gradients = [value.grad for value in model.tuned.adapters]
     # LoRA's second matrix starts at zero, and so the first one has no gradient in the first step.
     assert sum(grad is not None and bool(grad.any()) for grad in gradients) == len(gradients) // 2
     assert not any("frozen" in name for name in model.state_dict())
@@ -105,6 +105,36 @@ def test_all_are_encoded_anew_every_so_many_epochs(
         model.eval()
         changed.append(not torch.equal(model.text_vectors, before))
     assert changed == [False, True, False, True]
+
+
+@pytest.mark.parametrize("ema_decay", [0.5, 0.0])
+def test_averaged_adapters_rank(
+    tmp_path: Path, tiny_encoders: dict[str, Path], ema_decay: float
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"], ema_decay=ema_decay)
+    tuned = model.tuned
+    assert tuned is not None
+    taken = []
+    for _ in range(3):
+        model.train()
+        model.calculate_loss(batch).backward()
+        taken.append([value.detach().clone() for value in tuned.adapters])
+        torch.optim.SGD(model.parameter_groups(), lr=1.0).step()
+        model.zero_grad()
+    trained = [value.detach().clone() for value in tuned.adapters]
+    # Each step takes what the one before left: 1/4, 1/4 and 1/2 of the three, or the last weights.
+    expected = trained
+    if ema_decay:
+        expected = [0.25 * a + 0.25 * b + 0.5 * c for a, b, c in zip(*taken, strict=True)]
+    with tuned._averaged():
+        torch.testing.assert_close([*tuned.adapters], expected)
+    model.eval()
+    torch.testing.assert_close([*tuned.adapters], trained, rtol=0, atol=0)
+    ranking = model.text_vectors.clone()
+    for value, average in zip(tuned.adapters, expected, strict=True):
+        value.data = average
+    tuned.average = None
+    torch.testing.assert_close(tuned.encode_all(), ranking)
 
 
 def test_only_the_language_model_s_columns_change(
