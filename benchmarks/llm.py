@@ -12,13 +12,18 @@ Three parts, each with the same split and seeds at every stage:
   users whose test item is one of them, as in ``benchmarks.cold``. The encoder is pre-trained on the
   cut data, so that it has not seen those items in use either.
 
+LoRA goes on from the network that the pre-trained stage left (``warm_start``): from random weights it
+ends below the frozen encoder, whose features the first steps of a random network would distort
+(arXiv:2202.10054).
+
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
 Beside the fused gain of each data set stands that stage's NDCG@10 over that of the default
 configuration with TF-IDF in the encoder's place (``over_tfidf``; ``llmseqrec-tfidf`` of
 ``benchmarks.quality``).
 
-Encoders that were pre-trained stay in ``--work`` and are not made again. Writes
+Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
+not made again. Writes
 ``benchmarks/results/llm.json`` after every run, with the seconds that each took, and the next items
 found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``).
 """
@@ -27,6 +32,7 @@ import argparse
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -49,6 +55,7 @@ from recbole_llm.config_files import flags_as_dict
 from recbole_llm.encoder import find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
+from recbole_llm.scoring.artifact import TRAINING_STATE
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "llm.json"
@@ -117,8 +124,17 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     settings: dict[str, Any] = {}
     if key["stage"] != "frozen":
         taught, encoder = _pretrained(encoder, name, data, work, args.pretrain)
+    networks = work / "networks" / f"{part}-{seed}"
+    if key["stage"] == "pretrained":
+        shutil.rmtree(networks, ignore_errors=True)
+        settings["artifact_dir"] = str(networks)
     if key["stage"] == "tuned":
-        settings = {"encoder.finetune": "lora", **flags_as_dict([f"--{s}" for s in args.tune])}
+        if _artifact(networks) is None:
+            _measure({**key, "stage": "pretrained"}, source, args)
+        settings = {
+            "encoder.finetune": "lora", "warm_start": str(_artifact(networks)),
+            **flags_as_dict([f"--{flag}" for flag in args.tune]),
+        }  # fmt: skip
     settings["encoder"] = encoder if part == "text" else f"{encoder}+tfidf"
     settings["item_repr"] = "text" if part == "text" else "id+text"
     outcome = run(
@@ -164,6 +180,11 @@ def _pretrained(
     file.write_text(yaml.safe_dump(named), encoding="utf-8")
     retrieval = [round(figures["eval_ndcg@10"], 6) for figures in told["evaluations"]]
     return {"pretrain_seconds": told["seconds"], "retrieval_ndcg@10": retrieval}, str(file)
+
+
+def _artifact(folder: Path) -> Path | None:
+    """A network that can be gone on from, if one was written whole."""
+    return next((state.parent for state in folder.glob(f"*/{TRAINING_STATE}")), None)
 
 
 def _read() -> dict[str, Any]:

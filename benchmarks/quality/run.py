@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality.models import Entry
+from recbole_llm.errors import ConfigError
 
 TOP = 10
 PROTOCOL = {
@@ -67,13 +69,17 @@ def run(
 
     Args:
         entry: the model.
-        settings: RecBole keys on top of the entry's own.
+        settings: RecBole keys on top of the entry's own; with ``artifact_dir`` LLMSeqRec leaves its
+            artifact there.
         stopping_users: whose validation rows decide when to stop; by default everyone's.
         new_item_biases: values at which LLMSeqRec ranks the test rows once more each.
         matrices: ways to store an item matrix, by which LLMSeqRec ranks the test rows once more each.
         on_epoch: called after each validation with the epoch, from 0, and its score.
         training_users: whose events are trained on; by default everyone's.
+    Raises:
+        ConfigError: ``warm_start`` names a network that does not fit.
     """
+    from recbole_llm.export import export_artifact
     from recbole_llm.fit import fit
     from recbole_llm.train import build_config, build_data
 
@@ -88,6 +94,13 @@ def run(
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
     fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
+    if fitted.start and fitted.start.get("cold_because"):
+        raise ConfigError(f"the training starts cold: {fitted.start['cold_because']}")
+    if config["artifact_dir"]:
+        metrics = {"valid": fitted.valid_result}
+        export_artifact(
+            fitted.network, train_data._dataset, config, metrics, Path(config["artifact_dir"])
+        )
     keeper = _RankKeeper(fitted.trainer.evaluator)
     fitted.trainer.evaluator = keeper
     valid, blend, model_ranks = fitted.valid_result, None, None

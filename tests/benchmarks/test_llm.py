@@ -59,7 +59,7 @@ def test_the_fused_gain_has_a_control_beside_it(
     assert gain["over_tfidf"] == {"gain": 1.15, "by_seed": [1.2, 1.1]}
 
 
-def test_an_encoder_is_taught_once_and_then_tuned(
+def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
     tmp_path: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -68,7 +68,7 @@ def test_an_encoder_is_taught_once_and_then_tuned(
     args = Namespace(
         work=tmp_path / "work",
         pretrain=["epochs=1", "train_batch_size=8", "eval_steps=0.5"],
-        tune=["epochs=1", "hidden_size=8"],
+        tune=["epochs=1", "learning_rate=1e-12", "encoder.learning_rate=1e-12"],
     )
     key = {
         "dataset": "cycle", "encoder": str(tiny_encoders["bert"]), "part": "text", "seed": 1,
@@ -76,10 +76,15 @@ def test_an_encoder_is_taught_once_and_then_tuned(
     tuned = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
     assert len(tuned["retrieval_ndcg@10"]) == 3  # before, in the middle, at the end
     assert tuned["epochs"] == 1
-    assert 0 < tuned["ndcg@10"] <= 1
+    taught = llm._measure({**key, "stage": "pretrained"}, tmp_path, args)
+    assert taught["epochs"] > 1
+    assert 0 < tuned["ndcg@10"] == taught["ndcg@10"]  # where it starts, as nothing learns
     monkeypatch.setattr(llm, "pretrain", None)  # it is there by now
     again = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
     assert again["pretrain_seconds"] == tuned["pretrain_seconds"]
+    args.tune.append("hidden_size=8")
+    with pytest.raises(ConfigError, match="starts cold: hidden_size was 64"):
+        llm._measure({**key, "stage": "tuned"}, tmp_path, args)
     args.pretrain[0] = "epochs=2"
     with pytest.raises(ConfigError, match=r"with other settings \(epochs\)"):
         llm._measure({**key, "stage": "tuned"}, tmp_path, args)
