@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import llm
+from benchmarks.llm import __main__ as llm
+from benchmarks.llm.figures import table_of
 from recbole_llm.errors import ConfigError
 from tests.data import CYCLE, walk, write_atomic
 
@@ -30,6 +31,7 @@ def test_a_gain_is_of_the_stage_that_validates_better(
         _row("tuned", 1, 0.6, 8.00),
         _row("frozen", 1, 0.5, 0.40, encoder="smollm2-135m"),
         _row("pretrained", 1, 0.5, 0.42, encoder="smollm2-135m"),
+        _row("frozen", 2, 0.5, 0.50, encoder="tfidf"),
         _row("frozen", 1, 0.5, 0.40, dataset="amazon-industrial-2018w"),
         _row("pretrained", 1, 0.5, 4.00, dataset="amazon-industrial-2018w"),
     ):
@@ -37,11 +39,12 @@ def test_a_gain_is_of_the_stage_that_validates_better(
     content = json.loads((tmp_path / "llm.json").read_text())
     assert content["gains"]["amazon-beauty-2014"]["minilm"]["text"] == {
         "stage": "pretrained", "gain": 1.15, "by_seed": [1.1, 1.2],
+        "over_tfidf": {"gain": 1.2, "by_seed": [1.2]},
     }  # fmt: skip
     assert content["figures"] == {"text_gain": 1.15}  # the encoder that gains more, the main set
 
 
-def test_the_fused_gain_has_a_control_beside_it(
+def test_the_control_of_the_fused_gain_is_of_the_quality_benchmark(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(llm, "_PATH", tmp_path / "llm.json")
@@ -57,6 +60,16 @@ def test_the_fused_gain_has_a_control_beside_it(
     gain = content["gains"]["amazon-beauty-2014"]["minilm"]["fused"]
     assert gain["by_seed"] == [1.0909, 1.1, 1.0]
     assert gain["over_tfidf"] == {"gain": 1.15, "by_seed": [1.2, 1.1]}
+    assert table_of(content["rows"], content["gains"]).splitlines()[-1] == (
+        "| amazon-beauty-2014 | minilm | Default configuration, NDCG@10 | .4800 "
+        "| .5100: 1.09, 1.10, 1.00 |  | 1.20, 1.10 |"
+    )
+
+
+def test_the_docs_show_what_the_results_say() -> None:
+    docs = (llm.DOCS / "encoder.md").read_text(encoding="utf-8")
+    content = llm._read()
+    assert table_of(content["rows"], content["gains"]) in docs
 
 
 def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(

@@ -2,6 +2,7 @@
 
     python -m benchmarks.llm --data-path DIR --dataset amazon-beauty-2014 --encoders minilm smollm2-135m
     python -m benchmarks.llm --data-path DIR --pretrain epochs=3 max_tokens=64 --tune encoder.lora_r=8
+    python -m benchmarks.llm --data-path DIR --encoders tfidf --stages frozen --parts text cold
     python -m benchmarks.llm --report                    # the figures only
 
 Three parts, each with the same split and seeds at every stage:
@@ -18,14 +19,15 @@ ends below the frozen encoder, whose features the first steps of a random networ
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
-Beside the fused gain of each data set stands that stage's NDCG@10 over that of the default
-configuration with TF-IDF in the encoder's place (``over_tfidf``; ``llmseqrec-tfidf`` of
-``benchmarks.quality``).
+Beside each gain stands what that stage has over the same with TF-IDF in the language model's place
+(``over_tfidf``): on texts alone and new items ``--encoders tfidf --stages frozen``, else
+``llmseqrec-tfidf`` of ``benchmarks.quality``.
 
 Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
 not made again. Writes
 ``benchmarks/results/llm.json`` after every run, with the seconds that each took, and the next items
-found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``).
+found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``), and at the end
+the table of ``docs/encoder.md``.
 """
 
 import argparse
@@ -39,15 +41,15 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 import yaml
 from platformdirs import user_cache_path
 
-from benchmarks.about import RESULTS, describe_run, read_results
+from benchmarks.about import DOCS, RESULTS, describe_run, read_results, splice_table
 from benchmarks.cold.cut import Events
+from benchmarks.llm.figures import CONTROL, MAIN_SET, PARTS, STAGES, figures_of, gains_of, table_of
 from benchmarks.quality import store
 from benchmarks.quality.models import Entry
 from benchmarks.quality.run import run
@@ -59,10 +61,7 @@ from recbole_llm.scoring.artifact import TRAINING_STATE
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "llm.json"
-_MAIN_SET = "amazon-beauty-2014"
 _COLD_SHARE = 0.1
-STAGES = ("frozen", "pretrained", "tuned")
-PARTS = ("text", "fused", "cold")
 _log = logging.getLogger("benchmarks.llm")
 
 
@@ -71,11 +70,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", nargs="+", default=[_MAIN_SET, "amazon-industrial-2018w"])
+    parser.add_argument("--dataset", nargs="+", default=[MAIN_SET, "amazon-industrial-2018w"])
     parser.add_argument("--data-path", help="folder that holds the data sets' folders")
     parser.add_argument("--encoders", nargs="+", default=["minilm", "smollm2-135m"])
-    parser.add_argument("--stages", nargs="+", default=STAGES, choices=STAGES)
-    parser.add_argument("--parts", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--stages", nargs="+", default=[*STAGES], choices=STAGES)
+    parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=PARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pretrain", nargs="*", default=[], help="key=value of pretrain.yaml")
     parser.add_argument("--tune", nargs="*", default=[], help="key=value of LLMSeqRec.yaml")
@@ -95,7 +94,9 @@ def main() -> None:
             if not any(key.items() <= row.items() for row in _read()["rows"]):
                 _add({**key, **_measure(key, source, args), **about})
     _add(None)
-    sys.stdout.write(json.dumps(_read().get("figures"), indent=2) + f"\nwritten to {_PATH.name}\n")
+    content = _read()
+    splice_table(DOCS / "encoder.md", "llm", table_of(content["rows"], content["gains"]))
+    sys.stdout.write(json.dumps(content["figures"], indent=2) + f"\nwritten to {_PATH.name}\n")
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -135,7 +136,8 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
             "encoder.finetune": "lora", "warm_start": str(_artifact(networks)),
             **flags_as_dict([f"--{flag}" for flag in args.tune]),
         }  # fmt: skip
-    settings["encoder"] = encoder if part == "text" else f"{encoder}+tfidf"
+    is_alone = part == "text" or encoder == CONTROL
+    settings["encoder"] = encoder if is_alone else f"{encoder}+{CONTROL}"
     settings["item_repr"] = "text" if part == "text" else "id+text"
     outcome = run(
         Entry("LLMSeqRec"), name, str(data), seed, settings, cut.warm_users() if cut else None
@@ -197,59 +199,8 @@ def _add(row: dict[str, Any] | None) -> None:
     with store.locked(_PATH):
         rows = [*_read()["rows"], *([row] if row else [])]
         rows.sort(key=lambda row: [str(row[name]) for name in ("dataset", "encoder", "part")])
-        figures: dict[str, float] = {}
-        gains: dict[str, Any] = {}
-        for dataset in dict.fromkeys(row["dataset"] for row in rows):
-            gains[dataset] = {
-                encoder: {part: _gain(rows, dataset, encoder, part) for part in PARTS}
-                for encoder in dict.fromkeys(row["encoder"] for row in rows)
-            }
-        for part in PARTS:
-            found = [gain[part] for gain in gains.get(_MAIN_SET, {}).values() if gain[part]]
-            if found:
-                figures[f"{part}_gain"] = max(gain["gain"] for gain in found)
-        replace_json(_PATH, {"figures": figures, "gains": gains, "rows": rows})
-
-
-def _gain(
-    rows: list[dict[str, Any]], dataset: str, encoder: str, part: str
-) -> dict[str, Any] | None:
-    """The adapted stage that validates better over frozen, on the seeds that both have."""
-    figure = "recall@10" if part == "cold" else "ndcg@10"
-    by_stage: dict[str, dict[int, dict[str, Any]]] = {stage: {} for stage in STAGES}
-    for row in rows:
-        if (row["dataset"], row["encoder"], row["part"]) == (dataset, encoder, part):
-            by_stage[row["stage"]][row["seed"]] = row
-    frozen = by_stage.pop("frozen")
-    adapted = {
-        stage: [seed for seed in found if seed in frozen] for stage, found in by_stage.items()
-    }
-    adapted = {stage: seeds for stage, seeds in adapted.items() if seeds}
-    if not adapted:
-        return None
-    best = max(
-        adapted,
-        key=lambda stage: mean(by_stage[stage][s]["valid_ndcg@10"] for s in adapted[stage]),
-    )
-    found = by_stage[best]
-    gain = {"stage": best, **_ratios([found[s][figure] / frozen[s][figure] for s in adapted[best]])}
-    controls = _controls(dataset) if part == "fused" else {}
-    if ratios := [found[s][figure] / controls[s] for s in adapted[best] if s in controls]:
-        gain["over_tfidf"] = _ratios(ratios)
-    return gain
-
-
-def _ratios(by_seed: list[float]) -> dict[str, Any]:
-    return {"gain": round(mean(by_seed), 4), "by_seed": [round(ratio, 4) for ratio in by_seed]}
-
-
-def _controls(dataset: str) -> dict[int, float]:
-    """NDCG@10 by seed with TF-IDF in the language model's place."""
-    return {
-        row["seed"]: row["ndcg@10"]
-        for row in store.read(store.QUALITY)
-        if (row["dataset"], row["model"]) == (dataset, "llmseqrec-tfidf")
-    }
+        gains = gains_of(rows)
+        replace_json(_PATH, {"figures": figures_of(gains), "gains": gains, "rows": rows})
 
 
 if __name__ == "__main__":

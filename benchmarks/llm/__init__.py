@@ -1,0 +1,1 @@
+"""What teaching the language model a domain brings: ``python -m benchmarks.llm``."""
