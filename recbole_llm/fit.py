@@ -42,6 +42,7 @@ def fit(
     model_class: type[Any] | None = None,
     trainer_class: type[Any] | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    may_start_cold: bool = True,
 ) -> Fitted:
     """Build the network and train it to its best validation score.
 
@@ -49,8 +50,10 @@ def fit(
         train_data, valid_data: loaders from ``build_data``.
         model_class, trainer_class: by default those RecBole takes for the model's name.
         on_epoch: called after each validation with the epoch, from 0, and its score.
+        may_start_cold: whether to train from random weights where those of ``warm_start`` do not fit.
     Raises:
-        ConfigError: only new events are to be learnt and the earlier weights do not fit.
+        ConfigError: the earlier weights do not fit, and only new events are to be learnt or the start
+            may not be cold.
     """
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     network = (model_class or get_model(config["model"]))(config, train_data._dataset)
@@ -64,6 +67,8 @@ def fit(
                 "train_since learns what is new on top of an earlier model, but the training starts "
                 f"cold: {start['cold_because']}. Leave train_since out to learn from all events"
             )
+        if start["cold_because"] and not may_start_cold:
+            raise ConfigError(f"the training starts cold: {start['cold_because']}")
     if config["model"] in MODELS and config["transfer_from"]:
         start = start_transferred(network, train_data._dataset, Path(config["transfer_from"]))
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])

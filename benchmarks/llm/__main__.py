@@ -3,7 +3,7 @@
     python -m benchmarks.llm --data-path DIR --dataset amazon-beauty-2014 --encoders minilm smollm2-135m
     python -m benchmarks.llm --data-path DIR --pretrain epochs=3 max_tokens=64 --tune encoder.lora_r=8
     python -m benchmarks.llm --data-path DIR --encoders tfidf --stages frozen --parts text cold
-    python -m benchmarks.llm --report                    # the figures only
+    python -m benchmarks.llm --report                    # the figures and the table only
 
 Three parts, each with the same split and seeds at every stage:
 
@@ -13,9 +13,8 @@ Three parts, each with the same split and seeds at every stage:
   users whose test item is one of them, as in ``benchmarks.cold``. The encoder is pre-trained on the
   cut data, so that it has not seen those items in use either.
 
-LoRA goes on from the network that the pre-trained stage left (``warm_start``): from random weights it
-ends below the frozen encoder, whose features the first steps of a random network would distort
-(arXiv:2202.10054).
+LoRA goes on from the network that the pre-trained stage left (``warm_start``): the first steps of a
+random one would distort the encoder's features (arXiv:2202.10054).
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
@@ -24,10 +23,9 @@ Beside each gain stands what that stage has over the same with TF-IDF in the lan
 ``llmseqrec-tfidf`` of ``benchmarks.quality``.
 
 Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
-not made again. Writes
-``benchmarks/results/llm.json`` after every run, with the seconds that each took, and the next items
-found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``), and at the end
-the table of ``docs/encoder.md``.
+not made again. Writes ``benchmarks/results/llm.json`` after every run, with the seconds that each took
+and the next items found by cosine alone before, during and after the pre-training
+(``retrieval_ndcg@10``), and at the end the table of ``docs/encoder.md``.
 """
 
 import argparse
@@ -79,7 +77,9 @@ def main() -> None:
     parser.add_argument("--pretrain", nargs="*", default=[], help="key=value of pretrain.yaml")
     parser.add_argument("--tune", nargs="*", default=[], help="key=value of LLMSeqRec.yaml")
     parser.add_argument("--work", type=Path, default=user_cache_path("recbole_llm") / "llm")
-    parser.add_argument("--report", action="store_true", help="write the figures and run nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="write figures and table, run nothing"
+    )
     args = parser.parse_args()
     if not args.report and not args.data_path:
         parser.error("--data-path is needed to run")

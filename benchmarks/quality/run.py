@@ -12,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.quality.models import Entry
-from recbole_llm.errors import ConfigError
 
 TOP = 10
 PROTOCOL = {
@@ -93,9 +92,10 @@ def run(
         train_data = _training_rows_of(train_data, training_users)
     if stopping_users is not None:
         valid_data = _rows_of(valid_data, stopping_users)
-    fitted = fit(config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch)
-    if fitted.start and fitted.start.get("cold_because"):
-        raise ConfigError(f"the training starts cold: {fitted.start['cold_because']}")
+    fitted = fit(
+        config, train_data, valid_data, entry.network_class(), on_epoch=on_epoch,
+        may_start_cold=False,
+    )  # fmt: skip
     if config["artifact_dir"]:
         metrics = {"valid": fitted.valid_result}
         export_artifact(
