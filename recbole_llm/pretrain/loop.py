@@ -39,7 +39,7 @@ from recbole_llm.warehouse import replace_json
 
 _log = logging.getLogger(__name__)
 _ABOUT = "pretrain.json"
-_LOSS = "loss.safetensors"
+_TRAINED = "trained.safetensors"
 
 
 def pretrain(
@@ -122,8 +122,10 @@ def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
             "Remove it to start anew, or name another output folder"
         )
     # trainer_state.json is written last, so that a folder without it is half a checkpoint.
-    whole = [state.parent for state in folder.glob("checkpoint-*/trainer_state.json")]
-    for torn in set(folder.glob("checkpoint-*")) - set(whole):
+    found = set(folder.glob("checkpoint-*"))
+    whole = {path for path in found if (path / "trainer_state.json").is_file()}
+    whole = {path for path in whole if (path / _TRAINED).is_file()}  # of this version
+    for torn in found - whole:
         shutil.rmtree(torn)
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     _log.info("going on from %s", newest.name if newest else "the start")
@@ -186,29 +188,35 @@ def _trainer(
 
 
 class _Trainer(SentenceTransformerTrainer):
-    """The library's trainer; a checkpoint also keeps what the loss itself trains, as a head."""
+    """The library's trainer, with checkpoints of what is trained: of LoRA the adapters alone, and
+    what the loss itself trains, as a head."""
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Write no model card: ``pretrain.json`` says more."""
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        super()._save(output_dir, state_dict)
-        if own := self._own_weights():
-            tensors = {name: value.detach().cpu().contiguous() for name, value in own.items()}
-            save_file(tensors, Path(output_dir or str(self.args.output_dir)) / _LOSS)
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: own.detach().cpu().contiguous() for name, own in self._trained().items()}
+        save_file(tensors, folder / _TRAINED)
 
     def _load_from_checkpoint(self, checkpoint_path: str) -> None:  # type: ignore[override]
-        super()._load_from_checkpoint(checkpoint_path)
-        path = Path(checkpoint_path) / _LOSS
-        if path.is_file():
-            tensors = load_file(path)
-            for name, value in self._own_weights().items():
-                value.data.copy_(tensors[name])
+        tensors = load_file(Path(checkpoint_path) / _TRAINED)
+        for name, own in self._trained().items():
+            own.data.copy_(tensors[name])
 
-    def _own_weights(self) -> dict[str, Tensor]:
-        shared = {id(value) for value in self.model.parameters()}
+    def _load_best_model(self) -> None:
+        """Take the best weights; the library's own method goes on with the last where that fails."""
+        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+
+    def _trained(self) -> dict[str, Tensor]:
         loss: Any = self.loss
-        return {name: own for name, own in loss.named_parameters() if id(own) not in shared}
+        named = [
+            *self.model.named_parameters(prefix="model"),
+            *loss.named_parameters(prefix="loss"),
+        ]
+        distinct = {id(own): (name, own) for name, own in reversed(named) if own.requires_grad}
+        return dict(distinct.values())
 
 
 class _Tell(TrainerCallback):

@@ -80,16 +80,34 @@ def test_lora_is_merged(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
     assert not any("embed" in name or "norm" in name for name in changed)
 
 
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_the_best_weights_are_written(
+    cycle: Path, tiny_encoders: dict[str, Path], lora_r: int
+) -> None:
+    """At so high a rate the first steps are the best ones."""
+    folder = _run(
+        cycle, "taught", tiny_encoders["qwen3"], epochs=8, eval_steps=0.1, learning_rate=3.0,
+        warmup_ratio=0.9, lora_r=lora_r,
+    )  # fmt: skip
+    found = [figures["eval_ndcg@10"] for figures in _evaluations(folder)[1:]]
+    assert found[-1] < max(found)
+    again = _run(cycle, "again", folder, epochs=1, eval_steps=1.0, learning_rate=1e-12)
+    assert _evaluations(again)[0]["eval_ndcg@10"] == pytest.approx(max(found), abs=1e-6)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["contrastive", "mlm", "denoising"])
+@pytest.mark.parametrize(
+    ("objective", "architecture", "lora_r"),
+    [("contrastive", "bert", 0), ("mlm", "bert", 0), ("denoising", "bert", 0), ("clm", "qwen3", 2)],
+)
 def test_a_killed_run_goes_on_to_the_same_weights(
-    cycle: Path, tiny_encoders: dict[str, Path], objective: str
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str, lora_r: int
 ) -> None:
     settings = {
         "objective": objective, "epochs": 6, "eval_steps": 0.1, "train_batch_size": 8,
-        "learning_rate": 0.01, "data_path": str(cycle),
+        "learning_rate": 0.01, "lora_r": lora_r, "data_path": str(cycle),
     }  # fmt: skip
-    encoder = tiny_encoders["bert"]
+    encoder = tiny_encoders[architecture]
     whole = _run(cycle, "whole", encoder, **settings)
     command = [
         sys.executable, "-m", "recbole_llm", "pretrain", "--dataset", "cycle", "--output_dir",
