@@ -2,7 +2,7 @@
 
 One SQLite file holds all encoders: a row's key is the encoder's fingerprint and the content itself,
 a text or a file's bytes, hashed. A killed run keeps what it had encoded; two processes may share the
-file.
+file, and those of one training (``nproc``) encode a part each.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from recbole_llm.encoder import EncoderSpec, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError, UnavailableError
+from recbole_llm.shared_work import all_together, is_own, is_shared
 from recbole_llm.text_encoder import TextEncoder
 
 _log = logging.getLogger(__name__)
@@ -126,7 +127,7 @@ def read_or_encode(
         reading: by what, and what it is called.
         cache: SQLite file, made with its folder when absent.
     Returns:
-        (E,) float32 by key, of all but those that cannot be read, and how many were encoded.
+        (E,) float32 by key, of all but those that cannot be read, and how many this process encoded.
     Raises:
         ConfigError: ``cache`` is another kind of file or damaged, or its vectors are not this
             encoder's; or the encoder gives a vector that is not finite, and nothing of that is kept.
@@ -134,29 +135,11 @@ def read_or_encode(
             it held and what was encoded before is kept.
     """
     started = time.monotonic()
-    n_encoded = 0
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
+    with all_together():
+        known, n_encoded = _fill(contents, keys, reading, cache)
+    if is_shared():  # the others' parts too
         with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
-            _check_is_cache(database, cache)
             known = _read(database, keys, cache)
-            if len(known) < len(set(keys)):
-                # A second process that wants these vectors waits for the first one, and finds them.
-                with FileLock(f"{cache}.{reading.encoder_key[:12]}.lock"):
-                    known = _read(database, keys, cache)
-                    missing = {k: c for k, c in zip(keys, contents, strict=True) if k not in known}
-                    if missing:
-                        _check_is_writable(database)
-                        encoded = _encode_missing(database, missing, reading)
-                        n_encoded = len(encoded)
-                        known.update(encoded)
-    except (OSError, sqlite3.OperationalError) as error:
-        raise UnavailableError(
-            f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
-            "name another file, and start again"
-        ) from error
-    except (sqlite3.Error, UnicodeDecodeError) as error:
-        raise _damaged(cache, error) from error
     _log.info(
         "%s vectors: %d %ss, %d cached, %d encoded by %s in %.1f s",
         reading.kind, len(set(keys)), reading.kind, len(known) - n_encoded, n_encoded,
@@ -169,6 +152,46 @@ def read_or_encode(
             "it was changed by hand or by another program. Delete it, or name another file"
         )
     return known, n_encoded
+
+
+def _fill(
+    contents: Sequence[_Content], keys: list[bytes], reading: Reading[_Content], cache: Path
+) -> tuple[dict[bytes, NDArray[np.float32]], int]:
+    """What the cache has, with what this process encodes."""
+    n_encoded = 0
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
+            _check_is_cache(database, cache)
+            known = _read(database, keys, cache)
+            if len(known) < len(set(keys)):
+                with _turn(reading, cache):
+                    known = _read(database, keys, cache)
+                    missing = {
+                        key: content
+                        for key, content in zip(keys, contents, strict=True)
+                        if key not in known and is_own(key)
+                    }
+                    if missing:
+                        _check_is_writable(database)
+                        encoded = _encode_missing(database, missing, reading)
+                        n_encoded = len(encoded)
+                        known.update(encoded)
+    except (OSError, sqlite3.OperationalError) as error:
+        raise UnavailableError(
+            f"text_cache {cache}: {error}. What it held is intact; make room or make it writable, or "
+            "name another file, and start again"
+        ) from error
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise _damaged(cache, error) from error
+    return known, n_encoded
+
+
+def _turn(reading: Reading[Any], cache: Path) -> AbstractContextManager[Any]:
+    """A second training that wants these vectors waits for the first one, and finds them."""
+    if is_shared():  # those of one training encode a part each
+        return nullcontext()
+    return FileLock(f"{cache}.{reading.encoder_key[:12]}.lock")
 
 
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:

@@ -1,15 +1,21 @@
 import hashlib
+import json
+import shutil
 import sqlite3
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.multiprocessing import spawn
 
 from recbole_llm import text_cache
 from recbole_llm.encoder import EncoderSpec
 from recbole_llm.errors import ConfigError
 from recbole_llm.text_cache import encode_cached
 from recbole_llm.text_encoder import TextEncoder
+from tests.data import CYCLE
 
 TEXTS = ["film", "a film", "film", "the cycle of film"]
 
@@ -34,6 +40,46 @@ def test_nothing_is_encoded_twice(tiny_encoders: dict[str, Path], tmp_path: Path
     again = encode_cached([*TEXTS[::-1], "new"], spec, cache, "cpu", _Counting)
     assert _Counting.calls == [["new"]]
     np.testing.assert_array_equal(again[:4], first[::-1])
+
+
+def _train_together(rank: int, folder: Path, whole: str, broken: str, texts: list[str]) -> None:
+    """What a process of two encodes of texts, and what it says of an encoder with a broken word."""
+    torch.distributed.init_process_group("gloo", f"file://{folder}/meet", world_size=2, rank=rank)
+    cache = folder / "shared.sqlite"
+    np.save(
+        folder / f"{rank}.npy", encode_cached(texts, EncoderSpec(whole), cache, "cpu", _Counting)
+    )
+    (folder / f"{rank}.json").write_text(json.dumps(_Counting.calls))
+    try:
+        encode_cached(texts, EncoderSpec(broken), cache, "cpu")
+    except ConfigError as error:
+        (folder / f"{rank}.txt").write_text(str(error))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_processes_of_one_training_encode_a_part_each_and_fail_together(
+    tiny_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    whole, broken = tiny_encoders["bert"], tmp_path / "broken"
+    texts = [*TEXTS, *(f"film {word}" for word in CYCLE)]
+    shutil.copytree(whole, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["embeddings.word_embeddings.weight"][-1] = torch.nan  # the last word's
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    spawn(_train_together, (tmp_path, str(whole), str(broken), texts), nprocs=2)
+    alone = encode_cached(texts, EncoderSpec(str(whole)), tmp_path / "alone.sqlite", "cpu")
+    parts, errors = [], set()
+    for rank in range(2):
+        np.testing.assert_allclose(np.load(tmp_path / f"{rank}.npy"), alone, atol=1e-6)
+        calls = json.loads((tmp_path / f"{rank}.json").read_text())
+        parts.append({text for call in calls for text in call})
+        errors.add((tmp_path / f"{rank}.txt").read_text())
+    assert all(parts)
+    assert parts[0].isdisjoint(parts[1])
+    assert parts[0] | parts[1] == set(texts)
+    assert len(errors) == 1
+    assert f"a vector with NaN or infinity, first 'film {CYCLE[-1]}'" in errors.pop()
 
 
 def test_what_was_cached_before_is_found(tiny_encoders: dict[str, Path], tmp_path: Path) -> None:
