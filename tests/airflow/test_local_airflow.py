@@ -162,12 +162,6 @@ def _browser() -> Iterator[Any]:
         browser.close()
 
 
-def _wait_for_success(page: Any) -> None:
-    """Wait until the run's page says that the run has succeeded."""
-    badge = page.get_by_test_id("header-card").get_by_test_id("state-badge")
-    badge.filter(has_text="Success").wait_for(timeout=NIGHT_TIMEOUT_S * 1000)
-
-
 class TestOnARunningAirflow:
     """These share one Airflow; each leaves the settings as it found them."""
 
@@ -254,13 +248,14 @@ class TestOnARunningAirflow:
                 )  # fmt: skip
 
     def test_a_failed_audit_leaves_the_day_as_it_was(self, place: Place) -> None:
-        before = place.warehouse.published_run(DAY)
+        client, before = place.airflow.client, place.warehouse.published_run(DAY)
         text = place.config.read_text()
         place.config.write_text(text.replace("max_fallback_share: 0.5 ", "max_fallback_share: 0 "))
         assert place.config.read_text() != text
         try:
+            run = client.trigger(RECOMMENDATIONS_DAG, DAY)
             with pytest.raises(RecboleLlmError) as failure:
-                run_night(place.airflow, DAY, NIGHT_TIMEOUT_S)
+                client.wait(RECOMMENDATIONS_DAG, run, NIGHT_TIMEOUT_S)
         finally:
             place.config.write_text(text)
         first, *log = str(failure.value).splitlines()
@@ -287,11 +282,16 @@ class TestOnARunningAirflow:
             form.get_by_role("button", name="Trigger").click()
             page.wait_for_url("**/runs/manual__*")
             features_run = urllib.parse.unquote(page.url.rpartition("/")[2])
-            _wait_for_success(page)
-            run = place.airflow.client.caused_run(RECOMMENDATIONS_DAG, features_run, DAY, 60.0)
-            quoted = urllib.parse.quote(run, safe="")
-            page.goto(f"{place.airflow.url}/dags/{RECOMMENDATIONS_DAG}/runs/{quoted}")
-            _wait_for_success(page)
+            page.goto("about:blank")  # an open page asks and draws all the time
+            client = place.airflow.client
+            client.wait(FEATURES_DAG, features_run, NIGHT_TIMEOUT_S)
+            run = client.caused_run(RECOMMENDATIONS_DAG, features_run, DAY, 60.0)
+            client.wait(RECOMMENDATIONS_DAG, run, NIGHT_TIMEOUT_S)
+            for dag_id, run_id in ((FEATURES_DAG, features_run), (RECOMMENDATIONS_DAG, run)):
+                quoted = urllib.parse.quote(run_id, safe="")
+                page.goto(f"{place.airflow.url}/dags/{dag_id}/runs/{quoted}")
+                badge = page.get_by_test_id("header-card").get_by_test_id("state-badge")
+                badge.filter(has_text="Success").wait_for()
             page.screenshot(path=picture)
         after = place.warehouse.published_run(DAY)
         assert after["path"] != before["path"]
