@@ -25,7 +25,7 @@ Beside each gain stands what that stage has over the same with TF-IDF in the lan
 Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
 not made again. Writes ``benchmarks/results/llm.json`` after every run, with the seconds that each took
 and the next items found by cosine alone before, during and after the pre-training
-(``retrieval_ndcg@10``), and at the end the table of ``docs/encoder.md``.
+(``retrieval_ndcg@10``), and at the end the table of ``docs/encoder.md`` and ``docs/texts.svg``.
 """
 
 import argparse
@@ -47,6 +47,7 @@ from platformdirs import user_cache_path
 
 from benchmarks.about import DOCS, RESULTS, describe_run, read_results, splice_table
 from benchmarks.cold.cut import Events
+from benchmarks.llm.curve import draw_curve
 from benchmarks.llm.figures import CONTROL, MAIN_SET, PARTS, STAGES, figures_of, gains_of, table_of
 from benchmarks.quality import store
 from benchmarks.quality.models import Entry
@@ -96,6 +97,7 @@ def main() -> None:
     _add(None)
     content = _read()
     splice_table(DOCS / "encoder.md", "llm", table_of(content["rows"], content["gains"]))
+    draw_curve(content["rows"])
     sys.stdout.write(json.dumps(content["figures"], indent=2) + f"\nwritten to {_PATH.name}\n")
 
 

@@ -25,6 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.errors import ConfigError
+from recbole_llm.lora import add_lora
 from recbole_llm.scoring import topk
 from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
 
@@ -357,3 +358,20 @@ def test_what_cannot_serve_says_why(
     with pytest.raises(ConfigError, match=message) as caught:
         _encode(tmp_path, TEXTS)
     assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", list(_NETWORKS))
+def test_adapters_learn_on_each(networks: dict[str, Path], tmp_path: Path, name: str) -> None:
+    folder = networks[name]
+    model = load_sentence_transformer(folder, EncoderSpec(str(folder), "mean"), "cpu")
+    before = torch.from_numpy(_encode(folder, TEXTS, "mean"))
+    adapters = add_lora(model, 2, "all-linear")
+    trained = [value for value in adapters.parameters() if value.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=1.0)
+    vectors = model(model.preprocess(TEXTS))["sentence_embedding"]
+    torch.testing.assert_close(vectors, before, atol=1e-4, rtol=1e-4)
+    vectors.square().sum().backward()
+    optimizer.step()
+    adapters.save_pretrained(tmp_path)
+    after = _encode(folder, TEXTS, "mean", adapter=str(tmp_path))
+    assert abs(after - before.numpy()).max() > 1e-4

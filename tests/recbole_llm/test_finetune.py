@@ -180,12 +180,14 @@ def _train(parent: Path, encoder: Path, **settings: Any) -> Any:
     return train("LLMSeqRec", "cycle", None, given)
 
 
-@pytest.mark.parametrize("enable_amp", [False, True])
+@pytest.mark.parametrize(
+    ("architecture", "enable_amp"), [("bert", False), ("bert", True), ("qwen3", False)]
+)
 def test_trained_and_exported_with_its_adapter(
-    tmp_path: Path, tiny_encoders: dict[str, Path], enable_amp: bool
+    tmp_path: Path, tiny_encoders: dict[str, Path], architecture: str, enable_amp: bool
 ) -> None:
     write_cycle(tmp_path)
-    encoder = tiny_encoders["bert"]
+    encoder = tiny_encoders[architecture]
     result = _train(tmp_path, encoder, enable_amp=enable_amp)
     assert result.test_result["mrr@10"] > 0.6
     adapter = result.artifact / "adapter"

@@ -15,13 +15,20 @@ _SMALL: dict[str, Any] = {
 
 
 @pytest.mark.slow
-def test_two_processes_learn_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_learn_as_one_does(tmp_path: Path, tiny_encoders: dict[str, Path]) -> None:
+    """With adapters on the encoder, which each feeds with its own batches' items."""
     write_cycle(tmp_path)
-    settings = {**_SMALL, "data_path": str(tmp_path), "artifact_dir": str(tmp_path / "artifacts")}
+    settings = {
+        **_SMALL, "item_repr": "id+text", "encoder": str(tiny_encoders["bert"]),
+        "encoder.finetune": "lora", "encoder.items_per_step": 8, "encoder.learning_rate": 0.01,
+        "text_cache": str(tmp_path / "cache.sqlite"), "data_path": str(tmp_path),
+        "artifact_dir": str(tmp_path / "artifacts"),
+    }  # fmt: skip
     result = train("LLMSeqRec", "cycle", None, settings, nproc=2)
     assert result.test_result["mrr@10"] > 0.8
     assert result.artifact is not None
     assert load_artifact(result.artifact).metadata["metrics"]["test"] == result.test_result
+    assert (result.artifact / "adapter" / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.slow
