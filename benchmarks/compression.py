@@ -73,6 +73,7 @@ def main() -> None:
     args = parser.parse_args()
     about = describe_run()
     about["versions"]["onnxruntime"] = version("onnxruntime")
+    about["seeds"] = args.seeds
     sys.argv = sys.argv[:1]  # RecBole reads the command line of whatever program it runs in
     args.data_path = Path(args.data_path).absolute()
     name = without_machine(args.encoder)

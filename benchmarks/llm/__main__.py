@@ -48,7 +48,16 @@ from platformdirs import user_cache_path
 from benchmarks.about import DOCS, RESULTS, describe_run, read_results, splice_table
 from benchmarks.cold.cut import Events
 from benchmarks.llm.curve import draw_curve
-from benchmarks.llm.figures import CONTROL, MAIN_SET, PARTS, STAGES, figures_of, gains_of, table_of
+from benchmarks.llm.figures import (
+    CONTROL,
+    MAIN_SET,
+    PARTS,
+    STAGES,
+    Row,
+    figures_of,
+    gains_of,
+    table_of,
+)
 from benchmarks.quality import store
 from benchmarks.quality.models import Entry
 from benchmarks.quality.run import run
@@ -92,8 +101,14 @@ def main() -> None:
         args.work = args.work.absolute()
         os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
         for key in _wanted(args):
-            if not any(key.items() <= row.items() for row in _read()["rows"]):
+            row = next((row for row in _read()["rows"] if key.items() <= row.items()), None)
+            if row is None:
                 _add({**key, **_measure(key, source, args), **about})
+            elif differing := _differing(row, args):
+                _log.warning(
+                    "%s: kept, though it ran with other settings (%s); take the row out to run it anew",
+                    " ".join(map(str, key.values())), differing,
+                )  # fmt: skip
     _add(None)
     content = _read()
     splice_table(DOCS / "encoder.md", "llm", table_of(content["rows"], content["gains"]))
@@ -111,6 +126,14 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                             "dataset": dataset, "encoder": encoder, "stage": stage, "part": part,
                             "seed": seed,
                         }  # fmt: skip
+
+
+def _differing(row: Row, args: argparse.Namespace) -> str:
+    """The settings that a row's stage ran with, if others are asked for now."""
+    settings = {"frozen": (), "pretrained": ("pretrain",), "tuned": ("pretrain", "tune")}
+    ran = {name: row[name] for name in settings[row["stage"]]}
+    is_same = ran == {name: " ".join(getattr(args, name)) for name in ran}
+    return "" if is_same else "; ".join(f"{name}: {value}" for name, value in ran.items())
 
 
 def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dict[str, Any]:

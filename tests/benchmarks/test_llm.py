@@ -66,6 +66,22 @@ def test_the_control_of_the_fused_gain_is_of_the_quality_benchmark(
     )
 
 
+@pytest.mark.parametrize(
+    ("stage", "pretrain", "tune", "told"),
+    [
+        ("frozen", ["epochs=2"], ["stopping_step=5"], ""),
+        ("pretrained", ["epochs=1"], ["stopping_step=5"], ""),
+        ("pretrained", ["epochs=2"], [], "pretrain: epochs=1"),
+        ("tuned", ["epochs=1"], ["stopping_step=5"], "pretrain: epochs=1; tune: "),
+    ],
+)
+def test_a_row_of_other_settings_is_told(
+    stage: str, pretrain: list[str], tune: list[str], told: str
+) -> None:
+    row = _row(stage, 1, 0.5, 0.5, pretrain="epochs=1", tune="")
+    assert llm._differing(row, Namespace(pretrain=pretrain, tune=tune)) == told
+
+
 def test_the_docs_show_what_the_results_say() -> None:
     docs = (llm.DOCS / "encoder.md").read_text(encoding="utf-8")
     content = llm._read()
