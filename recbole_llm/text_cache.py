@@ -135,11 +135,14 @@ def read_or_encode(
             it held and what was encoded before is kept.
     """
     started = time.monotonic()
-    with all_together():
-        known, n_encoded = _fill(contents, keys, reading, cache)
-    if is_shared():  # the others' parts too
-        with closing(sqlite3.connect(cache, timeout=_BUSY_S)) as database:
-            known = _read(database, keys, cache)
+    lock = FileLock(f"{cache}.{reading.encoder_key[:12]}.lock")
+    n_shared = 0
+    if is_shared():  # a part each, without waiting for one another
+        with all_together():
+            _, n_shared = _fill(contents, keys, reading, cache, nullcontext(), is_own)
+    # A second training that wants these vectors waits for the first one, and finds them.
+    known, n_encoded = _fill(contents, keys, reading, cache, lock, lambda key: True)
+    n_encoded += n_shared
     _log.info(
         "%s vectors: %d %ss, %d cached, %d encoded by %s in %.1f s",
         reading.kind, len(set(keys)), reading.kind, len(known) - n_encoded, n_encoded,
@@ -155,9 +158,10 @@ def read_or_encode(
 
 
 def _fill(
-    contents: Sequence[_Content], keys: list[bytes], reading: Reading[_Content], cache: Path
-) -> tuple[dict[bytes, NDArray[np.float32]], int]:
-    """What the cache has, with what this process encodes."""
+    contents: Sequence[_Content], keys: list[bytes], reading: Reading[_Content], cache: Path,
+    turn: AbstractContextManager[Any], is_ours: Callable[[bytes], bool],
+) -> tuple[dict[bytes, NDArray[np.float32]], int]:  # fmt: skip
+    """What the cache has, with what of the rest is ours to encode in our turn."""
     n_encoded = 0
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -165,12 +169,12 @@ def _fill(
             _check_is_cache(database, cache)
             known = _read(database, keys, cache)
             if len(known) < len(set(keys)):
-                with _turn(reading, cache):
+                with turn:
                     known = _read(database, keys, cache)
                     missing = {
                         key: content
                         for key, content in zip(keys, contents, strict=True)
-                        if key not in known and is_own(key)
+                        if key not in known and is_ours(key)
                     }
                     if missing:
                         _check_is_writable(database)
@@ -185,13 +189,6 @@ def _fill(
     except (sqlite3.Error, UnicodeDecodeError) as error:
         raise _damaged(cache, error) from error
     return known, n_encoded
-
-
-def _turn(reading: Reading[Any], cache: Path) -> AbstractContextManager[Any]:
-    """A second training that wants these vectors waits for the first one, and finds them."""
-    if is_shared():  # those of one training encode a part each
-        return nullcontext()
-    return FileLock(f"{cache}.{reading.encoder_key[:12]}.lock")
 
 
 def _check_is_cache(database: sqlite3.Connection, cache: Path) -> None:
@@ -221,7 +218,7 @@ def _check_is_writable(database: sqlite3.Connection) -> None:
 def _encode_missing(
     database: sqlite3.Connection, missing: dict[bytes, _Content], reading: Reading[_Content]
 ) -> dict[bytes, NDArray[np.float32]]:
-    encoder = reading.load()
+    encoder: Encoder[_Content] | None = None
     ordered = sorted(missing.items(), key=lambda pair: reading.order(pair[1]))
     encoded: dict[bytes, NDArray[np.float32]] = {}
     about = f"encode item {reading.kind}"
@@ -231,6 +228,7 @@ def _encode_missing(
             chunk = ordered[start : start + reading.chunk]
             some = [pair for pair in chunk if _is_readable(pair[1], reading)]
             if some:
+                encoder = encoder or reading.load()
                 contents = [content for _, content in some]
                 vectors = encoder.encode(contents)
                 _check_is_finite(vectors, contents, reading)
