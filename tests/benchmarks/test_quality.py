@@ -7,14 +7,16 @@ import numpy as np
 import pytest
 
 from benchmarks.quality import rows, store
+from benchmarks.quality.__main__ import _is_here
 from benchmarks.quality.ablation import ABLATIONS, option_loss, removed_table, with_figures
 from benchmarks.quality.models import MODELS, find_model
-from benchmarks.quality.report import bootstrap_ratio, ndcg
+from benchmarks.quality.report import _ratio_table, bootstrap_ratio, ndcg
 from benchmarks.quality.run import Outcome, run
 from benchmarks.quality.tasks import Task, plan, run_tasks
 from recbole_llm.errors import ConfigError
 from recbole_llm.options import model_options
 from recbole_llm.train import build_config
+from tests.data import write_atomic
 
 
 def test_a_name_carries_settings() -> None:
@@ -170,3 +172,27 @@ def test_a_run_tells_its_epochs_and_its_row_replaces_an_older_one() -> None:
     assert (row["commit"], row["ndcg@10"]) == ("newer", outcome.test["ndcg@10"])
     ranks = store.read_ranks("ml-100k", "pop", 1)
     assert ndcg(ranks).mean() == pytest.approx(row["ndcg@10"], abs=1e-6)
+
+
+def test_a_data_set_that_is_not_here_is_left_out(tmp_path: Path) -> None:
+    write_atomic(tmp_path, "here", {"u": ["i1", "i2"]}, {"i1": "One", "i2": "Two"})
+    assert _is_here("here", str(tmp_path))
+    assert not _is_here("here", None)
+    assert not _is_here("elsewhere", str(tmp_path))
+    assert _is_here("ml-100k", None)
+
+
+def test_ours_stands_beside_the_best_of_recbole_and_the_best_of_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "RESULTS", tmp_path)
+    for model, rank in (("llmseqrec", 2), ("sasrec", 6), ("pop", 9), ("recent", 1), ("blend", 1)):
+        ranks = np.full(4, rank, np.uint8)
+        outcome = Outcome({}, {}, {}, ranks, ranks, {}, list("abcd"), 1, 1.0, 1)
+        store.write_ranks({"dataset": "shop", "model": model, "seed": 1}, outcome)
+    models = {name: [{"seed": 1}] for name in ("llmseqrec", "sasrec", "pop", "recent", "blend")}
+    row = _ratio_table({"shop": models}, "Title", "Said.", "ranks").splitlines()[-1]
+    assert [cell.strip() for cell in row.split("|")[1:-1]] == [
+        "shop", "0.6309", "sasrec 0.3562", "**1.77** [1.77, 1.77]",
+        "recent 1.0000", "**0.63** [0.63, 0.63]", "", "",
+    ]  # fmt: skip
