@@ -133,5 +133,8 @@ def _named(what: str) -> CommitProperties:
 def _known_errors(doing: str) -> Iterator[None]:
     try:
         yield
-    except (DeltaError, OSError) as error:
+    except Exception as error:
+        # Of rows that break off deltalake makes a bare Exception where it has one processor.
+        if not isinstance(error, DeltaError | OSError) and type(error) is not Exception:
+            raise
         raise UnavailableError(f"Delta table, {doing}: {' '.join(str(error).split())}") from error
