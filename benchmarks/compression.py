@@ -6,8 +6,9 @@
 CPU has a unit for it, and by each way of ``compress_encoder``; size, texts a second (texts of the data
 set, the fastest of some repeats, taken in turns) and the mean cosine with the vectors in float32.
 NDCG@10 is of a recommender trained on the vectors, with this encoder alone.
-**states**: what turns a history into a state, in torch and by ``export_scorer``: size and users a
-second, the same users; the states, and so NDCG@10, are the same to 1e-4, which the export checks.
+**states**: what turns a history into a state, in torch (its window cut out of flat rows, as the night
+does it) and by ``export_scorer``: size and users a second. The states are the same to 1e-4, which the
+export checks; what ranks by them alone lacks the bias of items met before, so NDCG@10 is not compared.
 **matrices**: item matrices by each way of ``compress_artifact``; size, users a second over 12,000 items
 with histories of 50, and NDCG@10 of one trained model, that of the encoder in float32, seed by seed.
 

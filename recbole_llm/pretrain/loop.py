@@ -210,6 +210,7 @@ class _Trainer(SentenceTransformerTrainer):
         self._load_from_checkpoint(str(self.state.best_model_checkpoint))
 
     def _trained(self) -> dict[str, Tensor]:
+        """By name; what model and loss share goes by the model's."""
         loss: Any = self.loss
         named = [
             *self.model.named_parameters(prefix="model"),
