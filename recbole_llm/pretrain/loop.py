@@ -27,7 +27,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
-from recbole_llm.errors import ConfigError
+from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.json_files import check_record, read_json
 from recbole_llm.lora import add_lora, checkpoint_activations, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
@@ -76,7 +76,7 @@ def pretrain(
     trainer, valid = _trainer(corpus, spec, path, options, checkpoints)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     untaught = checkpoints / "untaught.json"
-    if not untaught.is_file():
+    if resume_from is None:  # also where a killed run left it: it draws random numbers
         replace_json(untaught, trainer.evaluate())
     # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole process.
     with torch.autograd.set_detect_anomaly(False):
@@ -121,15 +121,22 @@ def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
             f"{[before.get(key) for key in differing]}, here {[now[key] for key in differing]}). "
             "Remove it to start anew, or name another output folder"
         )
-    # trainer_state.json is written last, so that a folder without it is half a checkpoint.
     found = set(folder.glob("checkpoint-*"))
-    whole = {path for path in found if (path / "trainer_state.json").is_file()}
-    whole = {path for path in whole if (path / _TRAINED).is_file()}  # of this version
+    whole = {path for path in found if _is_whole(path)}
     for torn in found - whole:
         shutil.rmtree(torn)
     newest = max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
     _log.info("going on from %s", newest.name if newest else "the start")
     return newest
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Whether ``trainer_state.json``, which is written last and not in one step, says all."""
+    try:
+        read_json(checkpoint / "trainer_state.json")
+    except (FileNotFoundError, ArtifactError):
+        return False
+    return (checkpoint / _TRAINED).is_file()  # not so of an older version
 
 
 def _trainer(

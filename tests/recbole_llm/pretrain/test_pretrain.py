@@ -5,11 +5,13 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sentence_transformers import SentenceTransformerTrainer
 
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
@@ -125,9 +127,28 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (cycle / "killed").exists()
-    done = subprocess.run(command, cwd=cycle, capture_output=True, check=True, text=True)
+    torn = cycle / "killed.checkpoints" / "checkpoint-999"
+    torn.mkdir()
+    for name in ("trained.safetensors", "trainer_state.json"):  # opened, and not yet written
+        (torn / name).touch()
+    done = subprocess.run(command, cwd=cycle, capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
     assert "going on from checkpoint-" in done.stderr
     one, other = (load_file(path / "model.safetensors") for path in (whole, cycle / "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_run_killed_before_its_first_checkpoint(
+    cycle: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = _run(cycle, "whole", tiny_encoders["bert"])
+    with monkeypatch.context() as patched:
+        patched.setattr(SentenceTransformerTrainer, "train", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _run(cycle, "killed", tiny_encoders["bert"])
+    assert (cycle / "killed.checkpoints" / "untaught.json").is_file()
+    killed = _run(cycle, "killed", tiny_encoders["bert"])
+    one, other = (load_file(path / "model.safetensors") for path in (whole, killed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
