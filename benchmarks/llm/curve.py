@@ -1,6 +1,7 @@
 """What was tried to read texts better than TF-IDF does, step by step, and how far it went."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from statistics import mean
 
 from benchmarks.about import DOCS
@@ -25,8 +26,8 @@ _TRIED = {
 _FIGURE = "ndcg@10"
 
 
-def draw_curve(rows: list[Row]) -> None:
-    """Write ``docs/texts.svg``: each step over the control, seed by seed, and the goal.
+def draw_curve(rows: list[Row], folder: Path = DOCS) -> None:
+    """Write ``texts.svg``: each step over the control, seed by seed, and the goal.
 
     Args:
         rows: of ``llm.json``; the others are those of the quality benchmark.
@@ -55,7 +56,7 @@ def draw_curve(rows: list[Row]) -> None:
     for axis in axes.flat[len(found) :]:
         axis.remove()
     figure.tight_layout()
-    figure.savefig(DOCS / "texts.svg", metadata={"Date": None})
+    figure.savefig(folder / "texts.svg", metadata={"Date": None})
     pyplot.close(figure)
 
 

@@ -17,9 +17,10 @@ ABLATIONS = tuple(
     f"llmseqrec:{change}"
     for change in (
         "repeat_lags=0", "ema_decay=0", "text_whitening=0", "text_whitening=1", "text_size=64",
-        "adaptor=moe", "score=cosine", "n_layers=1",
-        "hidden_size=128", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
-        "id_neighbors=0", "id_dropout_prob=0", "new_item_bias=0.2", "n_targets=1", "target_decay=1.0",
+        "adaptor=moe", "score=cosine", "hidden_size=128", "n_layers=1", "n_heads=1", "n_heads=4",
+        "inner_size=64", "hidden_act=relu", "hidden_dropout_prob=0.2", "hidden_dropout_prob=0.5",
+        "attn_dropout_prob=0.1", "id_neighbors=0", "id_prior=1", "id_prior=25", "id_dropout_prob=0",
+        "new_item_bias=0.2", "n_targets=1", "target_decay=1.0",
         "encoder=minilm+smollm2-135m", "loss_type=sampled", "stopping_step=20",
         "decoder=semantic_ids",
     )

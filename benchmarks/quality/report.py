@@ -4,6 +4,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
@@ -65,14 +66,14 @@ below 1 says that the blend may be worse. The model is the one within the blend,
 """
 
 
-def write_report() -> None:
-    """Write ``docs/quality.md`` and ``docs/quality.svg`` from ``results/quality.json``."""
+def write_report(folder: Path = DOCS) -> None:
+    """Write ``quality.md`` and ``quality.svg`` from ``results/quality.json``."""
     table: Table = defaultdict(lambda: defaultdict(list))
     for row in store.read(store.QUALITY):
         table[row["dataset"]][row["model"]].append(row)
     if not table:
         return
-    DOCS.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)
     parts = [
         _HEAD,
         _ratio_table(
@@ -82,9 +83,9 @@ def write_report() -> None:
     ]
     parts += [_blend_table(table), _BUDGET]
     parts += [_dataset_table(name, models) for name, models in table.items()]
-    (DOCS / "quality.md").write_text("\n".join(parts), encoding="utf-8")
-    _plot(table)
-    _log.info("written: docs/quality.md, docs/quality.svg")
+    (folder / "quality.md").write_text("\n".join(parts), encoding="utf-8")
+    _plot(table, folder)
+    _log.info("written: quality.md, quality.svg in %s", folder)
 
 
 def _ratio_table(table: Table, title: str, explanation: str, ranks: str) -> str:
@@ -213,7 +214,7 @@ def _spread(rows: list[store.Row], key: str) -> str:
     return f" ± {stdev(row[key] for row in rows):.4f}" if len(rows) > 1 else ""
 
 
-def _plot(table: Table) -> None:
+def _plot(table: Table, folder: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -242,5 +243,5 @@ def _plot(table: Table) -> None:
         axis.tick_params(labelsize=8)
         axis.set_xlabel(f"test NDCG@{TOP} (dots: seeds)", fontsize=8)
     figure.tight_layout()
-    figure.savefig(DOCS / "quality.svg", metadata={"Date": None})
+    figure.savefig(folder / "quality.svg", metadata={"Date": None})
     pyplot.close(figure)

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from benchmarks.llm import __main__ as llm
+from benchmarks.llm.curve import draw_curve
 from benchmarks.llm.figures import table_of
 from recbole_llm.errors import ConfigError
 from tests.data import CYCLE, walk, write_atomic
@@ -82,10 +83,12 @@ def test_a_row_of_other_settings_is_told(
     assert llm._differing(row, Namespace(pretrain=pretrain, tune=tune)) == told
 
 
-def test_the_docs_show_what_the_results_say() -> None:
+def test_the_docs_show_what_the_results_say(tmp_path: Path) -> None:
     docs = (llm.DOCS / "encoder.md").read_text(encoding="utf-8")
     content = llm._read()
     assert table_of(content["rows"], content["gains"]) in docs
+    draw_curve(content["rows"], tmp_path)
+    assert (tmp_path / "texts.svg").read_bytes() == (llm.DOCS / "texts.svg").read_bytes()
 
 
 def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.about import DOCS
 from benchmarks.quality import rows, store
 from benchmarks.quality.__main__ import _is_here
 from benchmarks.quality.ablation import ABLATIONS, option_loss, removed_table, with_figures
 from benchmarks.quality.models import MODELS, find_model
-from benchmarks.quality.report import _ratio_table, bootstrap_ratio, ndcg
+from benchmarks.quality.report import _ratio_table, bootstrap_ratio, ndcg, write_report
 from benchmarks.quality.run import Outcome, run
 from benchmarks.quality.tasks import Task, plan, run_tasks
 from recbole_llm.errors import ConfigError
@@ -40,6 +41,13 @@ def test_every_ablation_is_a_valid_setting_away_from_the_default(name: str) -> N
     changed = build_config("LLMSeqRec", "ml-100k", None, settings)
     model_options(changed)
     assert all(changed[key] != default[key] for key in settings)
+
+
+@pytest.mark.slow
+def test_the_docs_show_what_the_results_say(tmp_path: Path) -> None:
+    write_report(tmp_path)
+    for name in ("quality.md", "quality.svg"):
+        assert (tmp_path / name).read_bytes() == (DOCS / name).read_bytes()
 
 
 def test_ndcg_of_one_relevant_item() -> None:
