@@ -3,6 +3,7 @@
     python -m benchmarks.llm --data-path DIR --dataset amazon-beauty-2014 --encoders minilm smollm2-135m
     python -m benchmarks.llm --data-path DIR --pretrain epochs=3 max_tokens=64 --tune encoder.lora_r=8
     python -m benchmarks.llm --data-path DIR --encoders tfidf --stages frozen --parts text cold
+    python -m benchmarks.llm --data-path DIR --encoders minilm:objective=mlm --stages pretrained
     python -m benchmarks.llm --report                    # the figures and the table only
 
 Three parts, each with the same split and seeds at every stage:
@@ -12,6 +13,9 @@ Three parts, each with the same split and seeds at every stage:
 - **cold**: the same, a random tenth of the items without training events; its Recall@10 is that of the
   users whose test item is one of them, as in ``benchmarks.cold``. The encoder is pre-trained on the
   cut data, so that it has not seen those items in use either.
+
+An encoder's name may carry settings of its own pre-training, as of ``benchmarks.quality`` a model's
+does; it is held against the same encoder frozen.
 
 LoRA goes on from the network that the pre-trained stage left (``warm_start``): the first steps of a
 random one would distort the encoder's features (arXiv:2202.10054).
@@ -56,6 +60,7 @@ from benchmarks.llm.figures import (
     Row,
     figures_of,
     gains_of,
+    split_name,
     table_of,
 )
 from benchmarks.quality import store
@@ -123,23 +128,31 @@ def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 for part in args.parts:
                     for seed in args.seeds:
                         yield {
-                            "dataset": dataset, "encoder": encoder, "stage": stage, "part": part,
-                            "seed": seed,
+                            "dataset": dataset,
+                            "encoder": split_name(encoder)[0] if stage == "frozen" else encoder,
+                            "stage": stage, "part": part, "seed": seed,
                         }  # fmt: skip
+
+
+def _pretrain_flags(encoder: str, args: argparse.Namespace) -> list[str]:
+    """``key=value``: those of ``--pretrain``, and over them what the encoder's name carries."""
+    return [*args.pretrain, *split_name(encoder)[1]]
 
 
 def _differing(row: Row, args: argparse.Namespace) -> str:
     """The settings that a row's stage ran with, if others are asked for now."""
+    asked = {"pretrain": _pretrain_flags(row["encoder"], args), "tune": args.tune}
     settings = {"frozen": (), "pretrained": ("pretrain",), "tuned": ("pretrain", "tune")}
     ran = {name: row[name] for name in settings[row["stage"]]}
-    is_same = ran == {name: " ".join(getattr(args, name)) for name in ran}
+    is_same = ran == {name: " ".join(asked[name]) for name in ran}
     return "" if is_same else "; ".join(f"{name}: {value}" for name, value in ran.items())
 
 
 def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dict[str, Any]:
     """One row: pre-train if its encoder is not there yet, train, test."""
     name, encoder, part, seed = key["dataset"], key["encoder"], key["part"], key["seed"]
-    stem = Path(encoder).name  # of a folder too
+    flags = _pretrain_flags(encoder, args)
+    stem = Path(encoder).name.replace(":", "-")  # of a folder too
     cut, data, work = None, source, args.work / name / stem
     if part == "cold":
         cut = Events(source / name).cut(_COLD_SHARE, seed)
@@ -149,7 +162,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     taught: dict[str, Any] = {"pretrain_seconds": None}
     settings: dict[str, Any] = {}
     if key["stage"] != "frozen":
-        taught, encoder = _pretrained(encoder, name, data, work, args.pretrain)
+        taught, encoder = _pretrained(split_name(encoder)[0], name, data, work, flags)
     networks = work / "networks" / f"{part}-{seed}"
     if key["stage"] == "pretrained":
         shutil.rmtree(networks, ignore_errors=True)
@@ -170,7 +183,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     row: dict[str, Any] = {
         "valid_ndcg@10": outcome.valid["ndcg@10"], "epochs": outcome.epochs,
         "seconds": round(outcome.seconds, 1), **taught,
-        "pretrain": " ".join(args.pretrain), "tune": " ".join(args.tune),
+        "pretrain": " ".join(flags), "tune": " ".join(args.tune),
     }  # fmt: skip
     if cut is None:
         row |= {name: outcome.test[name] for name in ("ndcg@10", "recall@10")}

@@ -23,6 +23,12 @@ Row = dict[str, Any]
 BySeed = Mapping[int, Row]
 
 
+def split_name(encoder: str) -> tuple[str, list[str]]:
+    """An encoder's name, and the ``key=value`` of its pre-training that it carries."""
+    name, _, carried = encoder.partition(":")
+    return (name, carried.split(",")) if "=" in carried else (encoder, [])
+
+
 def gains_of(rows: list[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     """What the better adapted stage has over frozen, by data set, encoder and part; None without."""
     encoders = dict.fromkeys(row["encoder"] for row in rows)
@@ -81,7 +87,8 @@ def _stages(
 ) -> tuple[BySeed, dict[str, BySeed]]:
     """Rows by seed, of seeds that frozen and an adapted stage have: frozen, and each other stage."""
     found = {stage: _by_seed(rows, dataset, encoder, part, stage) for stage in STAGES}
-    frozen = found.pop("frozen")
+    del found["frozen"]
+    frozen = _by_seed(rows, dataset, split_name(encoder)[0], part, "frozen")
     adapted = {
         stage: {seed: row for seed, row in by_seed.items() if seed in frozen}
         for stage, by_seed in found.items()

@@ -33,6 +33,7 @@ def test_a_gain_is_of_the_stage_that_validates_better(
         _row("frozen", 1, 0.5, 0.40, encoder="smollm2-135m"),
         _row("pretrained", 1, 0.5, 0.42, encoder="smollm2-135m"),
         _row("frozen", 2, 0.5, 0.50, encoder="tfidf"),
+        _row("pretrained", 2, 0.5, 0.45, encoder="minilm:objective=mlm"),
         _row("frozen", 1, 0.5, 0.40, dataset="amazon-industrial-2018w"),
         _row("pretrained", 1, 0.5, 4.00, dataset="amazon-industrial-2018w"),
     ):
@@ -42,6 +43,10 @@ def test_a_gain_is_of_the_stage_that_validates_better(
         "stage": "pretrained", "gain": 1.15, "by_seed": [1.1, 1.2],
         "over_tfidf": {"gain": 1.2, "by_seed": [1.2]},
     }  # fmt: skip
+    # The other objective is held against the same encoder frozen.
+    assert content["gains"]["amazon-beauty-2014"]["minilm:objective=mlm"]["text"]["by_seed"] == [
+        0.9
+    ]
     assert content["figures"] == {"text_gain": 1.15}  # the encoder that gains more, the main set
 
 
@@ -68,18 +73,20 @@ def test_the_control_of_the_fused_gain_is_of_the_quality_benchmark(
 
 
 @pytest.mark.parametrize(
-    ("stage", "pretrain", "tune", "told"),
+    ("stage", "ran", "pretrain", "tune", "told"),
     [
-        ("frozen", ["epochs=2"], ["stopping_step=5"], ""),
-        ("pretrained", ["epochs=1"], ["stopping_step=5"], ""),
-        ("pretrained", ["epochs=2"], [], "pretrain: epochs=1"),
-        ("tuned", ["epochs=1"], ["stopping_step=5"], "pretrain: epochs=1; tune: "),
+        ("frozen", "epochs=1", ["epochs=2"], ["stopping_step=5"], ""),
+        ("pretrained", "epochs=1", ["epochs=1"], ["stopping_step=5"], ""),
+        ("pretrained", "epochs=1", ["epochs=2"], [], "pretrain: epochs=1"),
+        ("pretrained", "epochs=1 objective=mlm", ["epochs=1"], [], ""),
+        ("tuned", "epochs=1", ["epochs=1"], ["stopping_step=5"], "pretrain: epochs=1; tune: "),
     ],
 )
 def test_a_row_of_other_settings_is_told(
-    stage: str, pretrain: list[str], tune: list[str], told: str
+    stage: str, ran: str, pretrain: list[str], tune: list[str], told: str
 ) -> None:
-    row = _row(stage, 1, 0.5, 0.5, pretrain="epochs=1", tune="")
+    carried = ":objective=mlm" if "mlm" in ran else ""
+    row = _row(stage, 1, 0.5, 0.5, encoder=f"minilm{carried}", pretrain=ran, tune="")
     assert llm._differing(row, Namespace(pretrain=pretrain, tune=tune)) == told
 
 
@@ -103,9 +110,15 @@ def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
         tune=["epochs=1", "learning_rate=1e-12", "encoder.learning_rate=1e-12"],
     )
     key = {
-        "dataset": "cycle", "encoder": str(tiny_encoders["bert"]), "part": "text", "seed": 1,
+        "dataset": "cycle", "encoder": f"{tiny_encoders['bert']}:objective=mlm,held_out=0.2",
+        "part": "text", "seed": 1,
     }  # fmt: skip
     tuned = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    assert tuned["pretrain"].endswith("eval_steps=0.5 objective=mlm held_out=0.2")
+    told = json.loads(
+        (args.work / "cycle" / "bert-objective=mlm,held_out=0.2" / "pretrain.json").read_text()
+    )
+    assert (told["objective"], told["held_out"]) == ("mlm", 0.2)
     assert len(tuned["retrieval_ndcg@10"]) == 3  # before, in the middle, at the end
     assert tuned["epochs"] == 1
     taught = llm._measure({**key, "stage": "pretrained"}, tmp_path, args)
