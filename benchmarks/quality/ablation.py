@@ -39,10 +39,8 @@ Losses = dict[str, dict[str, tuple[float, float]]]
 def write_ablation() -> None:
     """Write the tables and the config's figures from ``ablation.json`` and ``quality.json``."""
     losses = _losses(f"ndcg@{TOP}")
-    on_validation = _losses(f"valid_ndcg@{TOP}")
-    encoders = {name: loss for name, loss in on_validation.items() if name.startswith("encoder=")}
     splice_table(DOCS / "model.md", "ablation", _table(losses))
-    splice_table(DOCS / "model.md", "encoders", _table(encoders))
+    splice_table(DOCS / "model.md", "validation", _table(_losses(f"valid_ndcg@{TOP}")))
     splice_table(DOCS / "model.md", "removed", removed_table(store.read(store.REMOVED)))
     path = Path(config_path("model", "LLMSeqRec"))
     path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
