@@ -67,7 +67,7 @@ below 1 says that the blend may be worse. The model is the one within the blend,
 
 
 def write_report(folder: Path = DOCS) -> None:
-    """Write ``quality.md`` and ``quality.svg`` from ``results/quality.json``."""
+    """Write ``quality.md`` and ``quality.svg`` into a folder, from ``results/quality.json``."""
     table: Table = defaultdict(lambda: defaultdict(list))
     for row in store.read(store.QUALITY):
         table[row["dataset"]][row["model"]].append(row)
