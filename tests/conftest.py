@@ -85,10 +85,12 @@ def spark() -> Iterator[Any]:
     from spark_jobs.job import start_spark
 
     session = start_spark("tests", load_night_config(HOME / "configs" / "nightly.yaml"))
-    # To compile a plan takes longer than to interpret it for a few rows. Jobs that tests start as
-    # processes of their own compile theirs.
+    # To compile a plan, or to plan it anew after each stage, takes longer than a few rows do. Jobs that
+    # tests start as processes of their own do as they do in production.
     session.conf.set("spark.sql.codegen.wholeStage", "false")
     session.conf.set("spark.sql.codegen.factoryMode", "NO_CODEGEN")
+    session.conf.set("spark.sql.adaptive.enabled", "false")
+    session.conf.set("spark.sql.dataFrameQueryContext.enabled", "false")
     yield session
     session.stop()
 
