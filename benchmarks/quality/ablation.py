@@ -13,6 +13,7 @@ from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import TOP
 from recbole_llm.config_files import config_path
 
+PAGE, CONFIG = DOCS / "model.md", config_path("model", "LLMSeqRec")
 ABLATIONS = tuple(
     f"llmseqrec:{change}"
     for change in (
@@ -36,14 +37,13 @@ Losses = dict[str, dict[str, tuple[float, float]]]
 """By change, as ``n_layers=1``, and data set: what is left of the default's NDCG, and its error."""
 
 
-def write_ablation() -> None:
-    """Write the tables and the config's figures from ``ablation.json`` and ``quality.json``."""
+def write_ablation(page: Path = PAGE, config: Path = CONFIG) -> None:
+    """Write a page's tables and a config's figures from ``ablation.json`` and ``quality.json``."""
     losses = _losses(f"ndcg@{TOP}")
-    splice_table(DOCS / "model.md", "ablation", _table(losses))
-    splice_table(DOCS / "model.md", "validation", _table(_losses(f"valid_ndcg@{TOP}")))
-    splice_table(DOCS / "model.md", "removed", removed_table(store.read(store.REMOVED)))
-    path = Path(config_path("model", "LLMSeqRec"))
-    path.write_text(with_figures(path.read_text(encoding="utf-8"), losses), encoding="utf-8")
+    splice_table(page, "ablation", _table(losses))
+    splice_table(page, "validation", _table(_losses(f"valid_ndcg@{TOP}")))
+    splice_table(page, "removed", removed_table(store.read(store.REMOVED)))
+    config.write_text(with_figures(config.read_text(encoding="utf-8"), losses), encoding="utf-8")
 
 
 def _losses(metric: str) -> Losses:

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,15 @@ import pytest
 from benchmarks.about import DOCS
 from benchmarks.quality import rows, store
 from benchmarks.quality.__main__ import _is_here
-from benchmarks.quality.ablation import ABLATIONS, option_loss, removed_table, with_figures
+from benchmarks.quality.ablation import (
+    ABLATIONS,
+    CONFIG,
+    PAGE,
+    option_loss,
+    removed_table,
+    with_figures,
+    write_ablation,
+)
 from benchmarks.quality.models import MODELS, find_model
 from benchmarks.quality.report import _ratio_table, bootstrap_ratio, ndcg, write_report
 from benchmarks.quality.run import Outcome, run
@@ -48,6 +57,14 @@ def test_the_docs_show_what_the_results_say(tmp_path: Path) -> None:
     write_report(tmp_path)
     for name in ("quality.md", "quality.svg"):
         assert (tmp_path / name).read_bytes() == (DOCS / name).read_bytes()
+
+
+def test_the_model_page_and_the_config_show_what_the_results_say(tmp_path: Path) -> None:
+    shown = (PAGE, CONFIG)
+    copies = [Path(shutil.copy(path, tmp_path)) for path in shown]
+    write_ablation(*copies)
+    for path, copy in zip(shown, copies, strict=True):
+        assert copy.read_bytes() == path.read_bytes()
 
 
 def test_ndcg_of_one_relevant_item() -> None:

@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import transfer
+from benchmarks.about import DOCS
 from benchmarks.transfer import compare, draw_users
 
 
@@ -35,3 +37,8 @@ def test_users_are_drawn_by_the_seed(share: float, n: int) -> None:
     assert drawn <= {*users}
     assert drawn == draw_users(users[::-1], share, seed=1)
     assert drawn != draw_users(users, share, seed=3)
+
+
+def test_the_docs_show_what_the_results_say() -> None:
+    docs = (DOCS / "transfer.md").read_text(encoding="utf-8")
+    assert transfer._table(transfer._read()["pairs"]) in docs
