@@ -1,5 +1,6 @@
 """Fixtures that several folders of tests share."""
 
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -134,6 +135,25 @@ def small_night_config(tmp_path: Path) -> Path:
 def small_warehouse(tmp_path: Path) -> Path:
     """Three days of raw events, a catalogue of 20 items and a champion that knows 19 of them."""
     return make_small_warehouse(tmp_path / "warehouse")
+
+
+@pytest.fixture(scope="session")
+def prepared_once(spark: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``prepared_warehouse`` is a copy of; to be read only."""
+    from spark_jobs.prepare_features import prepare
+
+    folder = tmp_path_factory.mktemp("prepared")
+    root = make_small_warehouse(folder / "warehouse")
+    run = night_runner(spark, root, make_night_config(folder))
+    for day in ("2024-05-01", "2024-05-02"):
+        run(day, steps=(prepare,))
+    return root
+
+
+@pytest.fixture
+def prepared_warehouse(prepared_once: Path, tmp_path: Path) -> Path:
+    """A copy of ``small_warehouse`` with the features of its first two days, most of a night's time."""
+    return Path(shutil.copytree(prepared_once, tmp_path / "prepared"))
 
 
 def make_small_warehouse(root: Path) -> Path:

@@ -28,6 +28,8 @@ from recbole_llm.airflow_local import (
 )
 from recbole_llm.errors import ConfigError, RecboleLlmError
 from recbole_llm.warehouse import Warehouse
+from spark_jobs.publish import publish
+from spark_jobs.score_users import score
 from tests.browser import CHROMIUM
 from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
 
@@ -194,7 +196,12 @@ class TestOnARunningAirflow:
         assert place.left_by_stop == []
 
     def test_a_backfill_gives_what_the_nights_give(
-        self, place: Place, spark: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+        self,
+        place: Place,
+        spark: Any,
+        prepared_warehouse: Path,
+        small_night_config: Path,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         caplog.set_level(logging.INFO, logger="recbole_llm")
         run_backfill(place.airflow, FIRST_DAY, DAY, NIGHT_TIMEOUT_S)
@@ -210,11 +217,12 @@ class TestOnARunningAirflow:
         )  # fmt: skip
         published = place.warehouse.published_run(DAY)["run_id"]
         assert f"run <b>{published}</b>" in place.warehouse.report(DAY).read_text()
-        direct = make_small_warehouse(tmp_path / "direct")
-        run = night_runner(spark, direct, make_night_config(tmp_path))
+        run = night_runner(spark, prepared_warehouse, small_night_config)
         for day in (FIRST_DAY, DAY):
-            run(day)
-        rows, differing = compare_days(Warehouse(direct), place.warehouse, [FIRST_DAY, DAY])
+            run(day, steps=(score, publish))
+        rows, differing = compare_days(
+            Warehouse(prepared_warehouse), place.warehouse, [FIRST_DAY, DAY]
+        )
         assert differing == []
         assert rows["recommendations"] == 66  # on both days 11 users, 3 items each
         assert [name for name, n in rows.items() if not n] == ["opinions"]  # none were said

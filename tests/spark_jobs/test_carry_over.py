@@ -12,10 +12,13 @@ from pyspark.sql import SparkSession
 from recbole_llm.scoring import write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.carry_over import Base, find_carried
+from spark_jobs.publish import publish
+from spark_jobs.score_users import score
 from tests.conftest import night_runner
 from tests.data import random_artifact, table_rows, write_events
 
 DAY, NEXT = "2024-05-01", "2024-05-02"
+SECOND_HALF = (score, publish)
 NOON = 1_714_564_800  # 2024-05-01T12:00:00Z
 
 
@@ -71,13 +74,16 @@ def test_a_range_without_users_of_before_and_a_table_in_disorder(tmp_path: Path)
 
 
 @pytest.fixture
-def run_night(spark: SparkSession, small_warehouse: Path, small_night_config: Path) -> Any:
-    """Two days: all ten users on the first, u0 to u2 and a new one on the second."""
+def run_night(spark: SparkSession, prepared_warehouse: Path, small_night_config: Path) -> Any:
+    """Two days: all ten users on the first, u0 to u2 and a new one on the second.
+
+    The first day's features are there.
+    """
     few = [{"user_id": f"u{n}", "item_id": "i9", "timestamp": NOON + 86_400} for n in range(3)]
     few.append({"user_id": "u05", "item_id": "i2", "timestamp": NOON + 86_400})
-    write_events(Warehouse(small_warehouse).raw_events, NEXT, few)
+    write_events(Warehouse(prepared_warehouse).raw_events, NEXT, few)
 
-    night = night_runner(spark, small_warehouse, small_night_config)
+    night = night_runner(spark, prepared_warehouse, small_night_config)
 
     def run(day: str, **settings: Any) -> dict[str, Any]:
         scored: dict[str, Any] = night(day, **settings).scored_manifest(day)
@@ -88,33 +94,33 @@ def run_night(spark: SparkSession, small_warehouse: Path, small_night_config: Pa
 
 @pytest.mark.spark
 def test_a_night_that_carries_over_gives_what_a_full_one_gives(
-    run_night: Any, small_warehouse: Path
+    run_night: Any, prepared_warehouse: Path
 ) -> None:
-    assert run_night(DAY)["n_carried_users"] == 0
+    assert run_night(DAY, steps=SECOND_HALF)["n_carried_users"] == 0
     run = run_night(NEXT)
     assert run["n_carried_users"] == 7  # not u0 to u2, the new one, and the one on the fallback
-    carried = table_rows(small_warehouse, run)
-    full = run_night(NEXT, carry_over=False)
+    carried = table_rows(prepared_warehouse, run)
+    full = run_night(NEXT, carry_over=False, steps=SECOND_HALF)
     assert (full["n_carried_users"], full["run_id"]) == (0, run["run_id"])
-    expected = table_rows(small_warehouse, full)
+    expected = table_rows(prepared_warehouse, full)
     assert [row[:4] + row[5:] for row in carried] == [row[:4] + row[5:] for row in expected]
     np.testing.assert_allclose([row[4] for row in carried], [row[4] for row in expected], atol=1e-5)
     assert len(expected) == 12 * 3
 
 
 @pytest.mark.spark
-def test_what_makes_everybody_be_ranked_again(run_night: Any, small_warehouse: Path) -> None:
-    warehouse = Warehouse(small_warehouse)
+def test_what_makes_everybody_be_ranked_again(run_night: Any, prepared_warehouse: Path) -> None:
+    warehouse = Warehouse(prepared_warehouse)
     items = warehouse.raw_items / "items.jsonl"
     whole = items.read_text()
-    run_night(DAY)
-    first = table_rows(small_warehouse, warehouse.scored_manifest(DAY))
+    run_night(DAY, steps=SECOND_HALF)
+    first = table_rows(prepared_warehouse, warehouse.scored_manifest(DAY))
     withdrawn = next(row[3] for row in first if row[1] == "u5")
     items.write_text("".join(x for x in whole.splitlines(True) if f'"{withdrawn}"' not in x))
     affected = {row[1] for row in first if row[3] == withdrawn} | {"u0", "u1", "u2"}
     run = run_night(NEXT)
     assert run["n_carried_users"] == 10 - len(affected - {"new"})
-    assert withdrawn not in {row[3] for row in table_rows(small_warehouse, run)}
+    assert withdrawn not in {row[3] for row in table_rows(prepared_warehouse, run)}
     items.write_text(whole)  # it is back: anyone may like it
     write_events(warehouse.raw_events, "2024-05-03", [])
     assert run_night("2024-05-03")["n_carried_users"] == 0

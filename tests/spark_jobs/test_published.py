@@ -3,6 +3,7 @@
 import datetime
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import load_night_config
 from spark_jobs.job import Job
 from spark_jobs.measure_night import measure
-from tests.conftest import HOME, make_night_config, make_small_warehouse, night_runner
+from spark_jobs.publish import publish
+from spark_jobs.score_users import score
+from tests.conftest import HOME, make_night_config, night_runner
 from tests.data import table_rows
 
 pytestmark = pytest.mark.spark
@@ -27,12 +30,15 @@ DAY = "2024-05-02"
 
 
 @pytest.fixture(scope="module")
-def published(spark: SparkSession, tmp_path_factory: pytest.TempPathFactory) -> Warehouse:
+def published(
+    spark: SparkSession, prepared_once: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Warehouse:
     """Two nights; the tests that use it only read."""
     folder = tmp_path_factory.mktemp("published")
-    run = night_runner(spark, make_small_warehouse(folder / "warehouse"), make_night_config(folder))
-    run("2024-05-01")
-    published: Warehouse = run(DAY)
+    root = Path(shutil.copytree(prepared_once, folder / "warehouse"))
+    run = night_runner(spark, root, make_night_config(folder))
+    run("2024-05-01", steps=(score, publish))
+    published: Warehouse = run(DAY, steps=(score, publish))
     return published
 
 
