@@ -42,14 +42,12 @@ def test_rows_in_are_rows_out(
 
 
 def test_a_repeated_day_gives_the_same_rows_and_only_replaces_itself(
-    spark: SparkSession, small_warehouse: Path, small_night_config: Path
+    spark: SparkSession, prepared_warehouse: Path, small_night_config: Path
 ) -> None:
-    warehouse = Warehouse(small_warehouse)
-    for day in ("2024-05-01", "2024-05-02"):
-        prepare(_job(spark, small_warehouse, small_night_config, day))
+    warehouse = Warehouse(prepared_warehouse)
     before = {day: warehouse.features_manifest(day) for day in ("2024-05-01", "2024-05-02")}
     for _ in range(2):
-        prepare(_job(spark, small_warehouse, small_night_config, "2024-05-02"))
+        prepare(_job(spark, prepared_warehouse, small_night_config, "2024-05-02"))
     after = warehouse.features_manifest("2024-05-02")
     assert warehouse.features_manifest("2024-05-01") == before["2024-05-01"]
     assert after["attempt"] != before["2024-05-02"]["attempt"]
@@ -79,13 +77,12 @@ def test_nothing_usable(spark: SparkSession, tmp_path: Path, small_night_config:
 
 
 def test_old_states_go_and_their_quarantine_stays(
-    spark: SparkSession, small_warehouse: Path, small_night_config: Path
+    spark: SparkSession, prepared_warehouse: Path, small_night_config: Path
 ) -> None:
     text = small_night_config.read_text().replace("keep_days: 35 ", "keep_days: 1 ")
     small_night_config.write_text(text)
-    warehouse = Warehouse(small_warehouse)
-    for day in ("2024-05-01", "2024-05-02", "2024-05-03"):
-        prepare(_job(spark, small_warehouse, small_night_config, day))
+    warehouse = Warehouse(prepared_warehouse)
+    prepare(_job(spark, prepared_warehouse, small_night_config, "2024-05-03"))
     tables = {
         day: {path.name for path in (warehouse.root / manifest["path"]).iterdir()}
         for day, manifest in warehouse.features_manifests().items()
@@ -95,14 +92,15 @@ def test_old_states_go_and_their_quarantine_stays(
 
 
 def test_an_item_leaves_the_catalogue_and_comes_back(
-    spark: SparkSession, small_warehouse: Path, small_night_config: Path
+    spark: SparkSession, prepared_warehouse: Path, small_night_config: Path
 ) -> None:
-    warehouse = Warehouse(small_warehouse)
+    warehouse = Warehouse(prepared_warehouse)
     lines = (warehouse.raw_items / "items.jsonl").read_text().splitlines()
-    available = []
-    for day, kept in (("2024-05-01", lines), ("2024-05-02", lines[1:]), ("2024-05-03", lines)):
+    for day, kept in (("2024-05-02", lines[1:]), ("2024-05-03", lines)):
         (warehouse.raw_items / "items.jsonl").write_text("\n".join(kept))
-        prepare(_job(spark, small_warehouse, small_night_config, day))
-        manifest = warehouse.features_manifest(day)
-        available.append((manifest["n_items"], manifest["n_available_items"]))
-    assert available == [(20, 20), (20, 19), (20, 20)]
+        prepare(_job(spark, prepared_warehouse, small_night_config, day))
+    available = {
+        day: (manifest["n_items"], manifest["n_available_items"])
+        for day, manifest in warehouse.features_manifests().items()
+    }
+    assert list(available.values()) == [(20, 20), (20, 19), (20, 20)]
