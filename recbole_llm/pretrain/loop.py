@@ -85,9 +85,13 @@ def pretrain(
     if isinstance(model.transformers_model, PeftModel):
         put_network(model, model.transformers_model.merge_and_unload())
     history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    evaluations = [read_json(untaught), *history]
+    kept = next(entry for entry in history if entry["step"] == trainer.state.best_global_step)
+    _tell_kept(evaluations[0], kept)
     told = {
         **about, "valid_users": len(valid),
-        "evaluations": [read_json(untaught), *history],
+        "evaluations": evaluations,
+        "kept_step": kept["step"],
         "seconds": round(time.monotonic() - started, 1),
     }  # fmt: skip
     _write(model, output_dir, told)
@@ -236,6 +240,19 @@ class _Tell(TrainerCallback):
             "step %d of %d: loss %.4f, next item by cosine: NDCG@10 %.4f, Recall@10 %.4f",
             state.global_step, state.max_steps, figures["eval_loss"], figures["eval_ndcg@10"],
             figures["eval_recall@10"],
+        )  # fmt: skip
+
+
+def _tell_kept(untaught: dict[str, float], kept: dict[str, float]) -> None:
+    """Say which weights are written, and when they find next items worse than those before."""
+    figure = "eval_ndcg@10"
+    _log.info("keeping the weights of step %d", kept["step"])
+    if kept[figure] < untaught[figure]:
+        _log.warning(
+            "they find next items worse than the untaught encoder: NDCG@10 %.4f, before %.4f. What "
+            "reads texts with them will likely rank worse; take the contrastive objective, or a lower "
+            "learning_rate",
+            kept[figure], untaught[figure],
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformerTrainer
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
+from recbole_llm.pretrain.loop import _tell_kept
 from recbole_llm.text_encoder import TextEncoder
 from tests.data import CYCLE, walk, write_atomic
 
@@ -84,7 +85,7 @@ def test_lora_is_merged(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("lora_r", [0, 2])
 def test_the_best_weights_are_written(
-    cycle: Path, tiny_encoders: dict[str, Path], lora_r: int
+    cycle: Path, tiny_encoders: dict[str, Path], lora_r: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     """At so high a rate the last weights are the best ones by chance alone."""
     ended_below = 0
@@ -93,12 +94,28 @@ def test_the_best_weights_are_written(
             cycle, f"taught-{seed}", tiny_encoders["qwen3"], epochs=4, eval_steps=0.2,
             learning_rate=1.0, warmup_ratio=0.9, lora_r=lora_r, seed=seed,
         )  # fmt: skip
-        found = [figures["eval_ndcg@10"] for figures in _evaluations(folder)[1:]]
+        untaught, *found = [figures["eval_ndcg@10"] for figures in _evaluations(folder)]
         ended_below += found[-1] < max(found)
+        step = json.loads((folder / "pretrain.json").read_text())["kept_step"]
+        by_step = {entry["step"]: entry["eval_ndcg@10"] for entry in _evaluations(folder)[1:]}
+        assert by_step[step] == max(found)
+        assert ("they find next items worse" in caplog.text) == (max(found) < untaught)
+        caplog.clear()
         again = _run(cycle, f"again-{seed}", folder, epochs=1, eval_steps=1.0, learning_rate=1e-12)
         # Adapters of that size, merged, turn the order of a few near vectors.
         assert _evaluations(again)[0]["eval_ndcg@10"] == pytest.approx(max(found), abs=0.05)
     assert ended_below
+
+
+def test_weights_that_find_next_items_worse_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="recbole_llm")
+    untaught = {"eval_ndcg@10": 0.0705}
+    _tell_kept(untaught, {"step": 53, "eval_ndcg@10": 0.0705})
+    assert not caplog.records
+    _tell_kept(untaught, {"step": 53, "eval_ndcg@10": 0.0567})
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "NDCG@10 0.0567, before 0.0705. What" in record.getMessage()
 
 
 @pytest.mark.slow
