@@ -71,7 +71,6 @@ def pretrain(
     }  # fmt: skip
     checkpoints = output_dir.with_name(f"{output_dir.name}.checkpoints")
     resume_from = _last_checkpoint(checkpoints, about)
-    started = time.monotonic()
     set_seed(options.seed)
     trainer, valid = _trainer(corpus, spec, path, options, checkpoints)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
@@ -92,7 +91,7 @@ def pretrain(
         **about, "valid_users": len(valid),
         "evaluations": evaluations,
         "kept_step": kept["step"],
-        "seconds": round(time.monotonic() - started, 1),
+        "seconds": round(_seconds(evaluations[:1]) + _seconds(trainer.state.log_history), 1),
     }  # fmt: skip
     _write(model, output_dir, told)
     shutil.rmtree(checkpoints)
@@ -200,7 +199,18 @@ def _trainer(
 
 class _Trainer(SentenceTransformerTrainer):
     """The library's trainer, with checkpoints of what is trained: of LoRA the adapters alone, and
-    what the loss itself trains, as a head."""
+    what the loss itself trains, as a head; each entry of its history has the ``seconds`` that led to
+    it, those of tries that were killed among them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._noted = time.monotonic()
+        super().__init__(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        now = time.monotonic()
+        logs["seconds"] = _seconds(self.state.log_history) + now - self._noted
+        self._noted = now
+        super().log(logs, start_time)
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Write no model card: ``pretrain.json`` says more."""
@@ -241,6 +251,11 @@ class _Tell(TrainerCallback):
             state.global_step, state.max_steps, figures["eval_loss"], figures["eval_ndcg@10"],
             figures["eval_recall@10"],
         )  # fmt: skip
+
+
+def _seconds(history: list[dict[str, float]]) -> float:
+    """How long it took to come to the last entry."""
+    return history[-1].get("seconds", 0.0) if history else 0.0  # an older version noted none
 
 
 def _tell_kept(untaught: dict[str, float], kept: dict[str, float]) -> None:

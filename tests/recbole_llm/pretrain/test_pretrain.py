@@ -16,7 +16,7 @@ from sentence_transformers import SentenceTransformerTrainer
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
-from recbole_llm.pretrain.loop import _tell_kept
+from recbole_llm.pretrain.loop import _is_whole, _tell_kept
 from recbole_llm.text_encoder import TextEncoder
 from tests.data import CYCLE, walk, write_atomic
 
@@ -138,13 +138,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(
         *(f"--{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=cycle, stderr=subprocess.PIPE)
-    while not list((cycle / "killed.checkpoints").glob("checkpoint-*/trainer_state.json")):
+    checkpoints = cycle / "killed.checkpoints"
+    while not any(map(_is_whole, checkpoints.glob("checkpoint-*"))):
         assert process.poll() is None, process.stderr and process.stderr.read().decode()
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (cycle / "killed").exists()
-    torn = cycle / "killed.checkpoints" / "checkpoint-999"
+    for checkpoint in filter(_is_whole, checkpoints.glob("checkpoint-*")):
+        state = checkpoint / "trainer_state.json"
+        told = json.loads(state.read_text())
+        told["log_history"][-1]["seconds"] += 1000  # as if it had taken long to come so far
+        state.write_text(json.dumps(told))
+    torn = checkpoints / "checkpoint-999"
     torn.mkdir()
     for name in ("trained.safetensors", "trainer_state.json"):  # opened, and not yet written
         (torn / name).touch()
@@ -153,6 +159,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert "going on from checkpoint-" in done.stderr
     one, other = (load_file(path / "model.safetensors") for path in (whole, cycle / "killed"))
     assert all(torch.equal(one[name], other[name]) for name in one)
+    assert json.loads((cycle / "killed" / "pretrain.json").read_text())["seconds"] > 1000
 
 
 def test_a_run_killed_before_its_first_checkpoint(
