@@ -8,6 +8,8 @@ WORKERS ?= 2
 # Most of a test's Spark is a JVM that warms up: the quick compiler is enough, with the usual room.
 SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# Images of containers set it, and then each process of the tests compiles torch and the rest anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 MAIN := .venv/.current
 AIRFLOW := .venv-airflow/.current

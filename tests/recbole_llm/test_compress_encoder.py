@@ -252,14 +252,3 @@ def test_of_a_newer_format(small: Path, tmp_path: Path) -> None:
         ConfigError, match="is damaged: expected before as list, got nothing; compress"
     ):
         find_encoder(str(newer))
-
-
-@pytest.mark.slow
-def test_a_decoder_in_a_gguf_file(tmp_path: Path) -> None:
-    # Two of its thirty layers: all that is special about it, in less time.
-    folder = compress_encoder("smollm2-135m", tmp_path / "small", n_layers=2)
-    assert json.loads((folder / "compressed.json").read_text())["layers"] == [0, 29]
-    assert find_encoder(str(folder)).max_tokens == 64
-    vectors = _encode(str(folder), ["Toy Story. Animation Children's", "bolts and nuts " * 60])
-    assert vectors.shape == (2, 576)
-    assert np.isfinite(vectors).all()

@@ -2,12 +2,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from recbole_llm.config_files import config_names
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ConfigError
-from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
+from recbole_llm.text_encoder import TextEncoder
 
 TEXTS = ["film of the cycle", "a", "nobody has met the film of the cycle"]
 
@@ -70,40 +69,3 @@ def test_unknown_key_in_an_encoder_file(tmp_path: Path) -> None:
 def test_bad_pooling() -> None:
     with pytest.raises(ConfigError, match="pooling must be one of .* got 'max'"):
         EncoderSpec("x", pooling="max")
-
-
-CRIME = ["The Godfather. Crime Drama", "Goodfellas. Crime Drama", "Casino. Crime Drama"]
-CHILDREN = [
-    "Aladdin. Animation Children's",
-    "Toy Story. Animation Children's",
-    "Babe. Children's",
-]
-
-
-def _check_that_kinds_are_told_apart(vectors: NDArray[np.float32]) -> None:
-    centred = vectors - vectors.mean(0)
-    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    similarity = unit @ unit.T
-    same_kind = similarity[np.triu_indices(3, 1)].mean()
-    assert same_kind > similarity[:3, 3:].mean() + 0.1
-
-
-@pytest.mark.slow
-def test_a_real_sentence_encoder_tells_kinds_apart() -> None:
-    spec = find_encoder("minilm")
-    vectors = TextEncoder(locate_weights(spec), spec, "cpu").encode(CRIME + CHILDREN)
-    assert vectors.shape == (6, 384)
-    _check_that_kinds_are_told_apart(vectors)
-
-
-@pytest.mark.slow
-def test_a_real_decoder_does_too_and_is_saved_as_plain_weights(tmp_path: Path) -> None:
-    spec = find_encoder("smollm2-135m")
-    model = load_sentence_transformer(locate_weights(spec), spec, "cpu")
-    vectors = model.encode(CRIME + CHILDREN, show_progress_bar=False)
-    assert vectors.shape == (6, 576)
-    _check_that_kinds_are_told_apart(vectors)
-    model.save_pretrained(str(tmp_path / "plain"), create_model_card=False)
-    again = find_encoder(str(tmp_path / "plain"))
-    saved = TextEncoder(locate_weights(again), again, "cpu").encode(CRIME + CHILDREN)
-    np.testing.assert_allclose(saved, vectors, atol=1e-4)

@@ -124,17 +124,18 @@ def test_weights_that_find_next_items_worse_are_told(caplog: pytest.LogCaptureFi
     [("contrastive", "bert", 0), ("mlm", "bert", 0), ("denoising", "bert", 0), ("clm", "qwen3", 2)],
 )
 def test_a_killed_run_goes_on_to_the_same_weights(
-    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str, lora_r: int
-) -> None:
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str, lora_r: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     settings = {
         "objective": objective, "epochs": 6, "eval_steps": 0.1, "train_batch_size": 8,
-        "learning_rate": 0.01, "lora_r": lora_r, "data_path": str(cycle),
+        "learning_rate": 0.01, "lora_r": lora_r,
     }  # fmt: skip
     encoder = tiny_encoders[architecture]
     whole = _run(cycle, "whole", encoder, **settings)
     command = [
         sys.executable, "-m", "recbole_llm", "pretrain", "--dataset", "cycle", "--output_dir",
-        str(cycle / "killed"), f"--encoder={encoder}",
+        str(cycle / "killed"), f"--encoder={encoder}", f"--data_path={cycle}",
         *(f"--{key}={value}" for key, value in settings.items()),
     ]  # fmt: skip
     process = subprocess.Popen(command, cwd=cycle, stderr=subprocess.PIPE)
@@ -154,12 +155,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     torn.mkdir()
     for name in ("trained.safetensors", "trainer_state.json"):  # opened, and not yet written
         (torn / name).touch()
-    done = subprocess.run(command, cwd=cycle, capture_output=True, check=False, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "going on from checkpoint-" in done.stderr
-    one, other = (load_file(path / "model.safetensors") for path in (whole, cycle / "killed"))
+    caplog.set_level("INFO", logger="recbole_llm")
+    killed = _run(cycle, "killed", encoder, **settings)
+    assert "going on from checkpoint-" in caplog.text
+    one, other = (load_file(path / "model.safetensors") for path in (whole, killed))
     assert all(torch.equal(one[name], other[name]) for name in one)
-    assert json.loads((cycle / "killed" / "pretrain.json").read_text())["seconds"] > 1000
+    assert json.loads((killed / "pretrain.json").read_text())["seconds"] > 1000
 
 
 def test_a_run_killed_before_its_first_checkpoint(

@@ -1,0 +1,74 @@
+"""Real pretrained weights, of a sentence encoder and of a decoder in a GGUF file."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from recbole_llm.compress_encoder import compress_encoder
+from recbole_llm.encoder import find_encoder, locate_weights
+from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
+
+pytestmark = pytest.mark.slow
+
+CRIME = ["The Godfather. Crime Drama", "Goodfellas. Crime Drama", "Casino. Crime Drama"]
+CHILDREN = [
+    "Aladdin. Animation Children's",
+    "Toy Story. Animation Children's",
+    "Babe. Children's",
+]
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Any:
+    """From its GGUF file, which takes long to read."""
+    spec = find_encoder("smollm2-135m")
+    return load_sentence_transformer(locate_weights(spec), spec, "cpu")
+
+
+@pytest.fixture(scope="module")
+def plain_decoder(decoder: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Saved as plain weights, and named by a file."""
+    folder = tmp_path_factory.mktemp("decoder")
+    decoder.save_pretrained(str(folder / "plain"), create_model_card=False)
+    (folder / "plain.yaml").write_text(f"model: {folder}/plain\nmax_tokens: 64\n")
+    return str(folder / "plain.yaml")
+
+
+def _encode(name: str, texts: list[str]) -> NDArray[np.float32]:
+    spec = find_encoder(name)
+    return TextEncoder(locate_weights(spec), spec, "cpu").encode(texts)
+
+
+def _check_that_kinds_are_told_apart(vectors: NDArray[np.float32]) -> None:
+    centred = vectors - vectors.mean(0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    similarity = unit @ unit.T
+    same_kind = similarity[np.triu_indices(3, 1)].mean()
+    assert same_kind > similarity[:3, 3:].mean() + 0.1
+
+
+def test_a_sentence_encoder_tells_kinds_apart() -> None:
+    vectors = _encode("minilm", CRIME + CHILDREN)
+    assert vectors.shape == (6, 384)
+    _check_that_kinds_are_told_apart(vectors)
+
+
+def test_a_decoder_does_too_and_is_saved_as_plain_weights(decoder: Any, plain_decoder: str) -> None:
+    vectors = decoder.encode(CRIME + CHILDREN, show_progress_bar=False)
+    assert vectors.shape == (6, 576)
+    _check_that_kinds_are_told_apart(vectors)
+    np.testing.assert_allclose(_encode(plain_decoder, CRIME + CHILDREN), vectors, atol=1e-4)
+
+
+def test_a_decoder_is_compressed(plain_decoder: str, tmp_path: Path) -> None:
+    # Two of its thirty layers: all that is special about it, in less time.
+    folder = compress_encoder(plain_decoder, tmp_path / "small", n_layers=2)
+    assert json.loads((folder / "compressed.json").read_text())["layers"] == [0, 29]
+    assert find_encoder(str(folder)).max_tokens == 64
+    vectors = _encode(str(folder), ["Toy Story. Animation Children's", "bolts and nuts " * 60])
+    assert vectors.shape == (2, 576)
+    assert np.isfinite(vectors).all()
