@@ -1,8 +1,10 @@
 """Real pretrained weights, of a sentence encoder and of a decoder in a GGUF file."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -24,18 +26,9 @@ CHILDREN = [
 
 @pytest.fixture(scope="module")
 def decoder() -> Any:
-    """From its GGUF file, which takes long to read."""
+    """From its GGUF file, which takes so long to read that it is read once."""
     spec = find_encoder("smollm2-135m")
     return load_sentence_transformer(locate_weights(spec), spec, "cpu")
-
-
-@pytest.fixture(scope="module")
-def plain_decoder(decoder: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Saved as plain weights, and named by a file."""
-    folder = tmp_path_factory.mktemp("decoder")
-    decoder.save_pretrained(str(folder / "plain"), create_model_card=False)
-    (folder / "plain.yaml").write_text(f"model: {folder}/plain\nmax_tokens: 64\n")
-    return str(folder / "plain.yaml")
 
 
 def _encode(name: str, texts: list[str]) -> NDArray[np.float32]:
@@ -57,16 +50,24 @@ def test_a_sentence_encoder_tells_kinds_apart() -> None:
     _check_that_kinds_are_told_apart(vectors)
 
 
-def test_a_decoder_does_too_and_is_saved_as_plain_weights(decoder: Any, plain_decoder: str) -> None:
+def test_a_decoder_does_too_and_is_saved_as_plain_weights(decoder: Any, tmp_path: Path) -> None:
     vectors = decoder.encode(CRIME + CHILDREN, show_progress_bar=False)
     assert vectors.shape == (6, 576)
     _check_that_kinds_are_told_apart(vectors)
-    np.testing.assert_allclose(_encode(plain_decoder, CRIME + CHILDREN), vectors, atol=1e-4)
+    decoder.save_pretrained(str(tmp_path / "plain"), create_model_card=False)
+    saved = _encode(str(tmp_path / "plain"), CRIME + CHILDREN)
+    np.testing.assert_allclose(saved, vectors, atol=1e-4)
 
 
-def test_a_decoder_is_compressed(plain_decoder: str, tmp_path: Path) -> None:
+def test_a_decoder_is_compressed(
+    decoder: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = Mock(return_value=deepcopy(decoder))
+    monkeypatch.setattr("recbole_llm.compress_encoder.load_sentence_transformer", read)
     # Two of its thirty layers: all that is special about it, in less time.
-    folder = compress_encoder(plain_decoder, tmp_path / "small", n_layers=2)
+    folder = compress_encoder("smollm2-135m", tmp_path / "small", n_layers=2)
+    spec = find_encoder("smollm2-135m")
+    read.assert_called_once_with(locate_weights(spec), spec, "cpu")  # as ``decoder`` was read
     assert json.loads((folder / "compressed.json").read_text())["layers"] == [0, 29]
     assert find_encoder(str(folder)).max_tokens == 64
     vectors = _encode(str(folder), ["Toy Story. Animation Children's", "bolts and nuts " * 60])

@@ -2,10 +2,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.scoring import load_artifact
-from recbole_llm.train import build_config, build_data, train
+from recbole_llm.train import _share_work, build_config, build_data, train
 from tests.data import write_cycle
 
 _SMALL: dict[str, Any] = {
@@ -34,8 +35,16 @@ def test_two_processes_learn_as_one_does(tmp_path: Path, tiny_encoders: dict[str
 @pytest.mark.slow
 def test_a_bad_setting_in_two_processes_is_told_once(tmp_path: Path) -> None:
     write_cycle(tmp_path)
+    with pytest.raises(ConfigError, match="n_heads"):
+        train("LLMSeqRec", "cycle", None, {"data_path": str(tmp_path), "n_heads": 0}, nproc=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="is told on CPUs alone")
+def test_a_model_of_recboles_own_does_not_share_cpus(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    config = build_config("SASRec", "cycle", None, {"data_path": str(tmp_path)})
     with pytest.raises(ConfigError, match="on CPUs works for LLMSeqRec and LinearSeqRec alone"):
-        train("SASRec", "cycle", None, {"data_path": str(tmp_path)}, nproc=2)
+        _share_work(config, rank=0, nproc=2)
 
 
 def test_recbole_finds_every_folder_that_processes_might_make_at_once(
