@@ -85,7 +85,13 @@ def spark() -> Iterator[Any]:
     from spark_jobs.config import load_night_config
     from spark_jobs.job import start_spark
 
-    session = start_spark("tests", load_night_config(HOME / "configs" / "nightly.yaml"))
+    with pytest.MonkeyPatch.context() as patch:
+        # Not to tell the JVM the line of each column: half of what a plan in the making says to it.
+        patch.setenv(
+            "PYSPARK_SUBMIT_ARGS",
+            "--conf spark.python.sql.dataFrameDebugging.enabled=false pyspark-shell",
+        )
+        session = start_spark("tests", load_night_config(HOME / "configs" / "nightly.yaml"))
     # To compile a plan, or to plan it anew after each stage, takes longer than a few rows do. Jobs that
     # tests start as processes of their own do as they do in production.
     session.conf.set("spark.sql.codegen.wholeStage", "false")
