@@ -25,10 +25,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: -n_slow[item.path])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_command_line() -> Iterator[None]:
+    """RecBole takes ``--key=value`` from any command line, pytest's own too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["tests"])
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _quiet_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """RecBole takes ``--key=value`` from any command line and writes logs where it runs."""
-    monkeypatch.setattr(sys, "argv", ["tests"])
+    """RecBole writes logs where it runs."""
     monkeypatch.chdir(tmp_path)
 
 

@@ -4,8 +4,6 @@ A user meets a sign among items that mean nothing and, some steps later, a quest
 answer follows. So of the history two items alone decide what comes next, wherever they stand.
 """
 
-import sys
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -45,7 +43,6 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
         "checkpoint_dir": str(folder / "saved"),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["tests"])
         patch.chdir(folder)
         artifact = train("LLMSeqRec", "signs", None, settings).artifact
     assert artifact is not None
