@@ -6,7 +6,7 @@ WAREHOUSE ?= warehouse
 TESTS ?= tests
 WORKERS ?= 2
 # Most of a test's Spark is a JVM that warms up: the quick compiler is enough, with the usual room, and
-# the 14,000 classes that a job loads from Spark's own jars need no proof.
+# the classes of Spark's own jars are taken unverified.
 SHORT_LIVED := -XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC \
 	-XX:+UnlockDiagnosticVMOptions -XX:-BytecodeVerificationRemote
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

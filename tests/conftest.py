@@ -93,7 +93,7 @@ def spark() -> Iterator[Any]:
     from spark_jobs.job import start_spark
 
     with pytest.MonkeyPatch.context() as patch:
-        # Not to tell the JVM the line of each column: half of what a plan in the making says to it.
+        # Not to tell the JVM the line of each column, which takes several calls for each.
         patch.setenv(
             "PYSPARK_SUBMIT_ARGS",
             "--conf spark.python.sql.dataFrameDebugging.enabled=false pyspark-shell",

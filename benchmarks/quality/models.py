@@ -55,7 +55,7 @@ _TRAINING = {
 _STOCK = {"epochs": 200, "stopping_step": 10, "train_neg_sample_args": None}
 _DROPOUTS = tuple({"hidden_dropout_prob": p, "attn_dropout_prob": p} for p in (0.2, 0.5))
 _GRID = tuple({**dropout, "learning_rate": r} for r in (0.001, 0.003) for dropout in _DROPOUTS)
-_BERT_GRID = _GRID[: len(_DROPOUTS)]  # the second rate was worse on two sets; each run takes long
+_BERT_GRID = _GRID[: len(_DROPOUTS)]  # the second rate won on neither set that tried it
 _GRU_GRID = tuple(
     {"dropout_prob": p, "learning_rate": r} for r in (0.001, 0.004) for p in (0.3, 0.5)
 )

@@ -34,7 +34,7 @@ _BUDGET = """\
 SASRec, GRU4Rec and BERT4Rec are RecBole's networks with RecBole's sizes and full cross-entropy, trained
 on whole sequences (`sasrec-stock`: on RecBole's own rows). Budget: two dropouts by two learning rates,
 each to its end with the first seed; the best on validation serves all seeds. BERT4Rec has one rate: the
-second validated worse on ml-100k and steam-100k. What was tried stands in
+second did not win on ml-100k and steam-100k, which tried it. What was tried stands in
 `benchmarks/results/tuning.json`; rows from before the second rate have tried the first one alone. Adam,
 64 windows of up to 50 items a batch, at most 200 epochs (BERT4Rec 400), ten without progress on
 validation. Ours is one configuration for all sets; its options were chosen on validation rows of these
