@@ -38,7 +38,10 @@ Losses = dict[str, dict[str, tuple[float, float]]]
 
 
 def write_ablation(page: Path = PAGE, config: Path = CONFIG) -> None:
-    """Write a page's tables and a config's figures from ``ablation.json`` and ``quality.json``."""
+    """Write a page's tables and a config's figures from ``ablation.json`` and ``quality.json``.
+
+    Settings of other models than the default are no ablation, and stand in the file alone.
+    """
     losses = _losses(f"ndcg@{TOP}")
     splice_table(page, "ablation", _table(losses))
     splice_table(page, "validation", _table(_losses(f"valid_ndcg@{TOP}")))
@@ -54,7 +57,9 @@ def _losses(metric: str) -> Losses:
         elif row["model"] in NAMED:
             changed[NAMED[row["model"]], row["dataset"]].append(row)
     for row in store.read(store.ABLATION):
-        changed[row["model"].partition(":")[2], row["dataset"]].append(row)
+        base, _, change = row["model"].partition(":")
+        if base == "llmseqrec":
+            changed[change, row["dataset"]].append(row)
     order = [*NAMED.values(), *(name.partition(":")[2] for name in ABLATIONS)]
     losses: Losses = defaultdict(dict)
     for change in dict.fromkeys([*order, *(change for change, _ in changed)]):

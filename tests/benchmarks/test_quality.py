@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from functools import partial
@@ -65,6 +66,19 @@ def test_the_model_page_and_the_config_show_what_the_results_say(tmp_path: Path)
     write_ablation(*copies)
     for path, copy in zip(shown, copies, strict=True):
         assert copy.read_bytes() == path.read_bytes()
+
+
+def test_settings_of_another_model_are_no_ablation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = store.read(store.ABLATION)
+    row = {**kept[0], "model": "bert4rec:stopping_step=61", "dataset": "ml-100k"}
+    ablation = tmp_path / "ablation.json"
+    ablation.write_text(json.dumps([*kept, row]))
+    monkeypatch.setattr(store, "ABLATION", ablation)
+    copies = [Path(shutil.copy(path, tmp_path)) for path in (PAGE, CONFIG)]
+    write_ablation(*copies)
+    assert all("stopping_step=61" not in copy.read_text(encoding="utf-8") for copy in copies)
 
 
 def test_ndcg_of_one_relevant_item() -> None:
