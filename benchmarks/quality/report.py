@@ -37,9 +37,9 @@ each to its end with the first seed; the best on validation serves all seeds. BE
 second did not win on ml-100k and steam-100k, which tried it. What was tried stands in
 `benchmarks/results/tuning.json`; rows from before the second rate have tried the first one alone. Adam,
 64 windows of up to 50 items a batch, at most 200 epochs (BERT4Rec 400), ten without progress on
-validation; masked models are said to need patience, and sixty such epochs found BERT4Rec nothing better
-on ml-100k. Ours is one configuration for all sets; its options were chosen on validation rows of these
-sets, over many more runs than the others had.
+validation. BERT4Rec is said to need long training (arXiv:2207.07483); sixty epochs without progress,
+tried on ml-100k with one seed, found nothing better. Ours is one configuration for all sets; its
+options were chosen on validation rows of these sets, over many more runs than the others had.
 
 Seconds compare nothing: some rows ran on a CPU's core and some beside others on a GPU, as each row says
 in `machine`; `benchmarks.training` holds training times side by side.
