@@ -40,7 +40,7 @@ from benchmarks.about import RESULTS, describe_run, read_results, without_machin
 from benchmarks.fresh_process import in_fresh_process
 from recbole_llm.encoder import find_encoder
 from recbole_llm.scoring.matrix import STORED
-from recbole_llm.scoring.topk import has_fast_bfloat16
+from recbole_llm.scoring.topk import bfloat16_unit
 from recbole_llm.warehouse import replace_json
 
 _PATH = RESULTS / "compression.json"
@@ -86,7 +86,7 @@ def main() -> None:
         plain = Path(folder) / "float32.yaml"
         plain.write_text(yaml.safe_dump(asdict(replace(spec, dtype="float32"))), encoding="utf-8")
         encoders = {_PLAIN: str(plain)}
-        if spec.dtype != "float32" and has_fast_bfloat16(torch.device("cpu")):
+        if spec.dtype != "float32" and bfloat16_unit() is not None:
             encoders[spec.dtype] = args.encoder
         for number, way in enumerate(args.ways):
             target = Path(folder) / str(number)

@@ -24,6 +24,7 @@ from recbole_llm.language_model import LanguageModelLoss, is_masked
 from recbole_llm.lora import add_lora, checkpoint_activations
 from recbole_llm.options import FinetuneOptions
 from recbole_llm.text_encoder import (
+    embed_features,
     encode_features,
     features_of,
     is_in_bfloat16,
@@ -94,7 +95,7 @@ class TunedEncoder(nn.Module):
         """(N, E) float32 whitened vectors of (N,) int64 items that have a text."""
         (model,) = self._frozen
         features = self._features([self._texts[item] for item in items.tolist()])
-        return self._whitened(model(features)["sentence_embedding"])
+        return self._whitened(embed_features(model, features, self._batch_tokens))
 
     def encode_all(self) -> Tensor:
         """(V, E) float32 of all items as the averaged adapters read them; zero without text.

@@ -1,7 +1,7 @@
 """Text encoders loaded safely, and run by sentence-transformers or, compressed, by ONNX Runtime."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -251,11 +251,9 @@ class TextEncoder:
 
 def is_in_bfloat16(spec: EncoderSpec, device: str) -> bool:
     """Whether the matrix products are made in bfloat16: asked for, and no slower on the device."""
-    import torch
+    from recbole_llm.scoring.topk import bfloat16_unit
 
-    from recbole_llm.scoring.topk import has_fast_bfloat16
-
-    return spec.dtype == "bfloat16" and (device != "cpu" or has_fast_bfloat16(torch.device(device)))
+    return spec.dtype == "bfloat16" and (device != "cpu" or bfloat16_unit() is not None)
 
 
 def tokens_at_once(spec: EncoderSpec, device: str) -> int:
@@ -292,10 +290,9 @@ def encode_features(
     vectors = np.zeros((len(lengths), width), dtype=np.float32)
 
     def encode_rows(rows: "Tensor") -> None:
-        longest = int(lengths[rows].max())
         batch = {
-            name: value[rows, :longest].to(model.device) if torch.is_tensor(value) else value
-            for name, value in features.items()
+            name: value.to(model.device) if torch.is_tensor(value) else value
+            for name, value in _shortened(features, rows).items()
         }
         with (
             torch.inference_mode(),
@@ -314,6 +311,41 @@ def encode_features(
         list(pool.map(encode_rows, batches))
     torch.set_num_threads(n_threads)  # a thread that starts later takes what was set last
     return vectors
+
+
+def embed_features(
+    model: Callable[[dict[str, Any]], dict[str, "Tensor"]],
+    features: dict[str, Any],
+    batch_tokens: int,
+) -> "Tensor":
+    """Embed a training step's tokenised texts, in order, with gradient.
+
+    Read as one batch, texts would be padded to the longest of the step.
+
+    Args:
+        model: a ``SentenceTransformer``, or what a trainer wrapped around it.
+        features: of ``features_of``, on the model's device; without an ``attention_mask`` they are one
+            batch.
+        batch_tokens: tokens in a batch, padding included.
+    Returns:
+        (N, E) vectors, of the type that the model gives.
+    """
+    import torch
+
+    if (mask := features.get("attention_mask")) is None:
+        return model(features)["sentence_embedding"]
+    batches = list(_batches(mask.sum(1).clamp(min=1), batch_tokens))
+    parts = [model(_shortened(features, rows))["sentence_embedding"] for rows in batches]
+    return torch.cat(parts)[torch.cat(batches).argsort()]
+
+
+def _shortened(features: dict[str, Any], rows: "Tensor") -> dict[str, Any]:
+    """What the network reads of some texts, padded to the longest of them alone."""
+    longest = max(int(features["attention_mask"][rows].sum(1).max()), 1)
+    return {
+        name: value[rows, :longest] if hasattr(value, "dtype") else value
+        for name, value in features.items()
+    }
 
 
 def _batches(lengths: "Tensor", batch_tokens: int) -> Iterator["Tensor"]:

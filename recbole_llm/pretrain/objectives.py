@@ -23,11 +23,13 @@ from sentence_transformers.util import cos_sim
 from torch import Tensor, nn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
+from recbole_llm.encoder import find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.language_model import LanguageModelLoss, is_causal, is_masked, same_draws
 from recbole_llm.lora import plain_network
 from recbole_llm.pretrain.corpus import Corpus
 from recbole_llm.pretrain.options import PretrainOptions
+from recbole_llm.text_encoder import embed_features, tokens_at_once
 
 _N_HELD_OUT_PAIRS = 512
 """Validation pairs that tell the contrastive loss; next-item retrieval says the rest."""
@@ -53,16 +55,26 @@ class PopularityCorrectedLoss(MultipleNegativesRankingLoss):
     Source: the sampling-bias correction of Yi et al., RecSys 2019.
 
     ``labels`` of a batch: (B,) float, that logarithm for each positive.
+
+    Args:
+        model: what is trained.
+        scale: multiplies a cosine.
+        batch_tokens: tokens that are read at once, padding included.
     """
 
-    def __init__(self, model: SentenceTransformer, scale: float) -> None:
+    def __init__(self, model: SentenceTransformer, scale: float, batch_tokens: int) -> None:
         super().__init__(model, scale, similarity_fct=self._corrected)
+        self._batch_tokens = batch_tokens
         self._log_chance: Tensor | None = None
 
     def forward(self, sentence_features: Any, labels: Tensor) -> Tensor:
         """Scalar loss of (B,) anchors and positives."""
         self._log_chance = labels
-        loss: Tensor = super().forward(sentence_features, labels)
+        embeddings = [
+            embed_features(self.model, features, self._batch_tokens)
+            for features in sentence_features
+        ]
+        loss: Tensor = self.compute_loss_from_embeddings(embeddings, labels)
         return loss
 
     def _corrected(self, anchors: Tensor, positives: Tensor) -> Tensor:
@@ -130,7 +142,8 @@ def _contrastive(
 
     valid = corpus.valid_pairs()
     known = valid[counts[valid[:, 1]] > 0][:_N_HELD_OUT_PAIRS]
-    loss = PopularityCorrectedLoss(model, options.scale)
+    batch_tokens = tokens_at_once(find_encoder(options.encoder), model.device.type)
+    loss = PopularityCorrectedLoss(model, options.scale, batch_tokens)
     return Parts(rows(pairs), rows(known), loss, "no_duplicates", "ndcg@10")
 
 

@@ -22,6 +22,9 @@ _SCORES = {"cpu": 2048 * 256, "cuda": 131_072 * 256}
 """Made together: 2 MiB on a CPU. With few states these are many items, which suits the product."""
 _KEPT = 32_768
 """Catalogues up to this size are one block, whose scores are kept and not computed again."""
+_ROUGH_FROM = {"amx_bf16": _KEPT, "avx512_bf16": 131_072}
+"""Catalogues larger than this are looked over in bfloat16 first, by what the CPU multiplies it with: up
+to there the spare groups cost more than the product saves."""
 _SPARE = 44
 """Groups beyond K that are looked into after a look in bfloat16."""
 _ROUNDING = 0.0042
@@ -60,7 +63,8 @@ class TopItems:
         self._banned: Tensor | None = None
         self._scores = _SCORES.get(item_matrix.device.type, _SCORES["cpu"])
         self._rough: Tensor | None = None
-        if size > _KEPT and has_fast_bfloat16(item_matrix.device):
+        unit = bfloat16_unit() if item_matrix.device.type == "cpu" else None
+        if unit is not None and size > _ROUGH_FROM[unit]:
             self._rough = self._vectors.bfloat16()
             self._rough[: len(rows), -1] = _not_below(self._bias)
             self._longest = item_matrix[rows].norm(dim=1).max()
@@ -214,10 +218,15 @@ class TopItems:
         return torch.cat(parts)
 
 
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether this CPU multiplies bfloat16 in tiles (AMX)."""
+def bfloat16_unit() -> str | None:
+    """What this CPU multiplies bfloat16 faster with than float32, as torch names it.
+
+    Returns:
+        ``amx_bf16`` (tiles), ``avx512_bf16`` (vectors, about twice as fast as float32), or None.
+    """
     read = getattr(torch.cpu, "get_capabilities", None)  # new torches have it
-    return device.type == "cpu" and read is not None and bool(read().get("amx_bf16"))
+    found = read() if read is not None else {}
+    return next((unit for unit in _ROUGH_FROM if found.get(unit)), None)
 
 
 def _not_below(bias: Tensor) -> Tensor:

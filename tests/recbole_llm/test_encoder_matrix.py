@@ -27,7 +27,12 @@ from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.errors import ConfigError
 from recbole_llm.lora import add_lora
 from recbole_llm.scoring import topk
-from recbole_llm.text_encoder import TextEncoder, load_sentence_transformer
+from recbole_llm.text_encoder import (
+    TextEncoder,
+    embed_features,
+    features_of,
+    load_sentence_transformer,
+)
 
 TEXTS = ["film", "the film of a cycle", "a", "nobody has met the film"]
 LONG = "film of the cycle " * 20
@@ -172,6 +177,30 @@ def test_a_chat_models_template_is_left_out(networks: dict[str, Path], tmp_path:
     np.testing.assert_array_equal(_encode(chat, TEXTS), _encode(networks["LlamaModel"], TEXTS))
 
 
+@pytest.mark.parametrize("name", list(_NETWORKS))
+def test_a_step_reads_texts_in_batches_of_like_lengths(
+    networks: dict[str, Path], name: str
+) -> None:
+    model = load_sentence_transformer(networks[name], EncoderSpec(str(networks[name])), "cpu")
+    features = features_of(model, [LONG, *TEXTS, " ", LONG])
+    widths: list[int] = []
+
+    def network(batch: dict[str, Any]) -> dict[str, Any]:
+        widths.append(batch["input_ids"].shape[1])
+        return model(batch)  # type: ignore[no-any-return]
+
+    found = []
+    for batch_tokens in (1_000, 8):
+        model.zero_grad()
+        vectors = embed_features(network, features, batch_tokens)
+        vectors.square().sum().backward()
+        gradients = [own.grad.clone() for own in model.parameters() if own.grad is not None]
+        found.append((vectors.detach(), gradients))
+    torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[0][0], model(features)["sentence_embedding"].detach())
+    assert widths[0] == widths[1] == widths[2] > 8 >= widths[-1]
+
+
 @pytest.mark.parametrize("name", ["GPT2Model", "LlamaModel"])
 def test_a_decoder_without_a_padding_token(
     networks: dict[str, Path], tmp_path: Path, name: str
@@ -186,7 +215,8 @@ def test_bfloat16_products_stay_near(
     networks: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for has_unit in (True, False):
-        monkeypatch.setattr(topk, "has_fast_bfloat16", lambda _, has_unit=has_unit: has_unit)
+        unit = "avx512_bf16" if has_unit else None
+        monkeypatch.setattr(topk, "bfloat16_unit", lambda unit=unit: unit)
         half, whole = (
             _encode(networks["BertModel"], TEXTS, dtype=dtype) for dtype in ("bfloat16", "float32")
         )

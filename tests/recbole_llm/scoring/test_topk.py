@@ -46,7 +46,8 @@ def test_equals_a_float64_reference(
         patch.setattr(
             topk, "_SCORES", {"cpu": 600}
         )  # blocks of two spans for one state, of one else
-        patch.setattr(topk, "has_fast_bfloat16", lambda _: is_rough)
+        patch.setattr(topk, "_ROUGH_FROM", {"unit": kept})
+        patch.setattr(topk, "bfloat16_unit", lambda: "unit" if is_rough else None)
         patch.setattr(topk, "_SPARE", 3)
         ranker = TopItems(items, bias, rows)
     k = min(k, len(rows))
@@ -81,7 +82,8 @@ def test_a_rough_look_is_sure_for_small_scores_and_among_unknown_items(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topk, "_KEPT", 0)
         patch.setattr(topk, "_SCORES", {"cpu": 8 * 2048})
-        patch.setattr(topk, "has_fast_bfloat16", lambda _: True)
+        patch.setattr(topk, "_ROUGH_FROM", {"unit": 0})
+        patch.setattr(topk, "bfloat16_unit", lambda: "unit")
         ranker = TopItems(torch.randn(20_001, 64), bias)
     states = torch.cat([size * torch.randn(8, 64), torch.ones(8, 1)], dim=1)
     *_, is_sure = ranker._look_roughly(states, no_adjustments(states), 20)
