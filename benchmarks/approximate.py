@@ -8,8 +8,8 @@ random, by so much that the nearest of all lies as far away as its distance in e
 the real items lets expect. The states are those of real histories.
 
 Both sides rank the same states for the best 20, on one core: ``TopItems`` as the night uses it, the
-same without bfloat16 (as CPUs without AMX do it), and inverted files of faiss of several kinds, whose
-candidates are scored again exactly. Building the index is not counted.
+same without bfloat16 (as CPUs without a unit for it do it), and inverted files of faiss of several
+kinds, whose candidates are scored again exactly. Building the index is not counted.
 
 **approximate_recall**: of the exact lists' items, the share that the index finds.
 **approximate_speedup**: its users a second over those of the exact ranking. Both figures are of the

@@ -42,8 +42,8 @@ class EncoderSpec:
     a GPU; changes speed, not results."""
     dtype: str = "float32"
     """Type of the matrix products, ``float32`` or ``bfloat16``; norms and sums stay float32. A CPU that
-    has no unit for bfloat16 (AMX) uses float32. ``benchmarks.encoding`` tells what an encoder's vectors
-    lose by it."""
+    has no unit for bfloat16 (AMX or AVX512_BF16) uses float32. ``benchmarks.encoding`` tells what an
+    encoder's vectors lose by it."""
     adapter: str | None = None
     """Folder of a LoRA adapter that is merged into the weights, as fine-tuning writes one."""
     max_seconds: float = 30.0

@@ -12,13 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from recbole_llm.cli import main
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.pretrain import pretrain, pretrain_options
 from recbole_llm.pretrain.loop import _is_whole, _tell_kept
-from recbole_llm.text_encoder import TextEncoder
+from recbole_llm.pretrain.objectives import PopularityCorrectedLoss
+from recbole_llm.text_encoder import TextEncoder, features_of, load_sentence_transformer
 from tests.data import CYCLE, walk, write_atomic
 
 FILMS = {item: f"Film {item} of the cycle" for item in CYCLE}
@@ -82,6 +84,19 @@ def test_lora_is_merged(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert any("q_proj" in name for name in changed)
     assert not any("embed" in name or "norm" in name for name in changed)
+
+
+def test_pairs_of_equal_popularity_have_the_librarys_loss(tiny_encoders: dict[str, Path]) -> None:
+    spec = EncoderSpec(str(tiny_encoders["bert"]))
+    model = load_sentence_transformer(tiny_encoders["bert"], spec, "cpu").eval()
+    texts = [text * n for n, text in enumerate(FILMS.values(), start=1)]
+    pairs = [features_of(model, part) for part in (texts, texts[::-1])]
+    losses = (
+        MultipleNegativesRankingLoss(model, 20.0),
+        PopularityCorrectedLoss(model, 20.0, batch_tokens=16),
+    )
+    theirs, ours = (loss([dict(column) for column in pairs], torch.zeros(1)) for loss in losses)
+    torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize("lora_r", [0, 2])
