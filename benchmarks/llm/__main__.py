@@ -17,8 +17,8 @@ Three parts, each with the same split and seeds at every stage:
 An encoder's name may carry settings of its own pre-training, as of ``benchmarks.quality`` a model's
 does; it is held against the same encoder frozen.
 
-LoRA goes on from the network that the pre-trained stage left (``warm_start``): the first steps of a
-random one would distort the encoder's features (arXiv:2202.10054).
+LoRA goes on from the network that the pre-trained stage left (``warm_start``), whose row it asks for
+too: the first steps of a random one would distort the encoder's features (arXiv:2202.10054).
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
 that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
@@ -122,9 +122,10 @@ def main() -> None:
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    asked = {*args.stages, *(["pretrained"] if "tuned" in args.stages else [])}
     for dataset in args.dataset:
         for encoder in args.encoders:
-            for stage in args.stages:
+            for stage in [stage for stage in STAGES if stage in asked]:
                 for part in args.parts:
                     for seed in args.seeds:
                         yield {

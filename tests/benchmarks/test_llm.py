@@ -90,6 +90,17 @@ def test_a_row_of_other_settings_is_told(
     assert llm._differing(row, Namespace(pretrain=pretrain, tune=tune)) == told
 
 
+@pytest.mark.parametrize(
+    ("stages", "measured"),
+    [(["tuned"], ["pretrained", "tuned"]), (["pretrained", "frozen"], ["frozen", "pretrained"])],
+)
+def test_a_stage_has_the_row_of_what_it_goes_on_from(
+    stages: list[str], measured: list[str]
+) -> None:
+    args = Namespace(dataset=["d"], encoders=["minilm"], stages=stages, parts=["text"], seeds=[1])
+    assert [key["stage"] for key in llm._wanted(args)] == measured
+
+
 def test_the_docs_show_what_the_results_say(tmp_path: Path) -> None:
     docs = (llm.DOCS / "encoder.md").read_text(encoding="utf-8")
     content = llm._read()
