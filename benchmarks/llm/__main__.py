@@ -90,7 +90,12 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=[*PARTS], choices=PARTS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--pretrain", nargs="*", default=[], help="key=value of pretrain.yaml")
-    parser.add_argument("--tune", nargs="*", default=[], help="key=value of LLMSeqRec.yaml")
+    parser.add_argument(
+        "--train", nargs="*", default=[], help="key=value of LLMSeqRec.yaml, at every stage"
+    )
+    parser.add_argument(
+        "--tune", nargs="*", default=[], help="key=value of LLMSeqRec.yaml, with LoRA"
+    )
     parser.add_argument("--work", type=Path, default=user_cache_path("recbole_llm") / "llm")
     parser.add_argument(
         "--report", action="store_true", help="write figures and table, run nothing"
@@ -142,9 +147,14 @@ def _pretrain_flags(encoder: str, args: argparse.Namespace) -> list[str]:
 
 def _differing(row: Row, args: argparse.Namespace) -> str:
     """The settings that a row's stage ran with, if others are asked for now."""
-    asked = {"pretrain": _pretrain_flags(row["encoder"], args), "tune": args.tune}
-    settings = {"frozen": (), "pretrained": ("pretrain",), "tuned": ("pretrain", "tune")}
-    ran = {name: row[name] for name in settings[row["stage"]]}
+    asked = {
+        "train": args.train, "pretrain": _pretrain_flags(row["encoder"], args), "tune": args.tune,
+    }  # fmt: skip
+    settings = {
+        "frozen": ("train",), "pretrained": ("train", "pretrain"),
+        "tuned": ("train", "pretrain", "tune"),
+    }  # fmt: skip
+    ran = {name: row.get(name, "") for name in settings[row["stage"]]}
     is_same = ran == {name: " ".join(asked[name]) for name in ran}
     return "" if is_same else "; ".join(f"{name}: {value}" for name, value in ran.items())
 
@@ -161,7 +171,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
         if not (data / name).is_dir():
             cut.write(data, forget=False)
     taught: dict[str, Any] = {"pretrain_seconds": None}
-    settings: dict[str, Any] = {}
+    settings = flags_as_dict([f"--{flag}" for flag in args.train])
     if key["stage"] != "frozen":
         taught, encoder = _pretrained(split_name(encoder)[0], name, data, work, flags)
     networks = work / "networks" / f"{part}-{seed}"
@@ -171,7 +181,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     if key["stage"] == "tuned":
         if _artifact(networks) is None:
             _measure({**key, "stage": "pretrained"}, source, args)
-        settings = {
+        settings |= {
             "encoder.finetune": "lora", "warm_start": str(_artifact(networks)),
             **flags_as_dict([f"--{flag}" for flag in args.tune]),
         }  # fmt: skip
@@ -184,7 +194,7 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     row: dict[str, Any] = {
         "valid_ndcg@10": outcome.valid["ndcg@10"], "epochs": outcome.epochs,
         "seconds": round(outcome.seconds, 1), **taught,
-        "pretrain": " ".join(flags), "tune": " ".join(args.tune),
+        "train": " ".join(args.train), "pretrain": " ".join(flags), "tune": " ".join(args.tune),
     }  # fmt: skip
     if cut is None:
         row |= {name: outcome.test[name] for name in ("ndcg@10", "recall@10")}

@@ -87,7 +87,9 @@ def test_a_row_of_other_settings_is_told(
 ) -> None:
     carried = ":objective=mlm" if "mlm" in ran else ""
     row = _row(stage, 1, 0.5, 0.5, encoder=f"minilm{carried}", pretrain=ran, tune="")
-    assert llm._differing(row, Namespace(pretrain=pretrain, tune=tune)) == told
+    assert llm._differing(row, Namespace(train=[], pretrain=pretrain, tune=tune)) == told
+    elsewhere = Namespace(train=["enable_amp=True"], pretrain=pretrain, tune=tune)
+    assert "train: " in llm._differing(row, elsewhere)
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,7 @@ def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
     write_atomic(tmp_path, "cycle", {f"u{n}": walk(n, 6 + n % 5) for n in range(24)}, texts)
     args = Namespace(
         work=tmp_path / "work",
+        train=["learning_rate=0.001"],
         pretrain=["epochs=1", "train_batch_size=8", "eval_steps=0.5"],
         tune=["epochs=1", "learning_rate=1e-12", "encoder.learning_rate=1e-12"],
     )
@@ -125,6 +128,7 @@ def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
         "part": "text", "seed": 1,
     }  # fmt: skip
     tuned = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    assert tuned["train"] == "learning_rate=0.001"
     assert tuned["pretrain"].endswith("eval_steps=0.5 objective=mlm held_out=0.2")
     told = json.loads(
         (args.work / "cycle" / "bert-objective=mlm,held_out=0.2" / "pretrain.json").read_text()
