@@ -146,7 +146,7 @@ def _pretrain_flags(encoder: str, args: argparse.Namespace) -> list[str]:
 
 
 def _differing(row: Row, args: argparse.Namespace) -> str:
-    """The settings that a row's stage ran with, if others are asked for now."""
+    """The settings that a row's stage ran with and that are not those asked for now."""
     asked = {
         "train": args.train, "pretrain": _pretrain_flags(row["encoder"], args), "tune": args.tune,
     }  # fmt: skip
@@ -155,8 +155,8 @@ def _differing(row: Row, args: argparse.Namespace) -> str:
         "tuned": ("train", "pretrain", "tune"),
     }  # fmt: skip
     ran = {name: row.get(name, "") for name in settings[row["stage"]]}
-    is_same = ran == {name: " ".join(asked[name]) for name in ran}
-    return "" if is_same else "; ".join(f"{name}: {value}" for name, value in ran.items())
+    differing = [name for name, value in ran.items() if value != " ".join(asked[name])]
+    return "; ".join(f"{name}: {ran[name]}" for name in differing)
 
 
 def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def test_the_control_of_the_fused_gain_is_of_the_quality_benchmark(
         ("pretrained", "epochs=1", ["epochs=1"], ["stopping_step=5"], ""),
         ("pretrained", "epochs=1", ["epochs=2"], [], "pretrain: epochs=1"),
         ("pretrained", "epochs=1 objective=mlm", ["epochs=1"], [], ""),
-        ("tuned", "epochs=1", ["epochs=1"], ["stopping_step=5"], "pretrain: epochs=1; tune: "),
+        ("tuned", "epochs=1", ["epochs=1"], ["stopping_step=5"], "tune: "),
     ],
 )
 def test_a_row_of_other_settings_is_told(
