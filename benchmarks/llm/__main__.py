@@ -21,7 +21,7 @@ LoRA goes on from the network that the pre-trained stage left (``warm_start``), 
 too: the first steps of a random one would distort the encoder's features (arXiv:2202.10054).
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
-that is better on validation, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
+that is better on validation, of those with most seeds, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
 Beside each gain stands what that stage has over the same with TF-IDF in the language model's place
 (``over_tfidf``): on texts alone and new items ``--encoders tfidf --stages frozen``, else
 ``llmseqrec-tfidf`` of ``benchmarks.quality``.

@@ -68,12 +68,13 @@ def table_of(rows: list[Row], gains: dict[str, dict[str, dict[str, Any]]]) -> st
 
 
 def _gain(rows: list[Row], dataset: str, encoder: str, part: str) -> dict[str, Any] | None:
-    """Of the adapted stage that validates better."""
+    """Of the adapted stage that validates better, of those with most seeds."""
     frozen, adapted = _stages(rows, dataset, encoder, part)
     if not frozen:
         return None
+    n_seeds = max(map(len, adapted.values()))
     best = max(
-        (stage for stage in adapted if adapted[stage]),
+        (stage for stage in adapted if len(adapted[stage]) == n_seeds),
         key=lambda stage: mean(row["valid_ndcg@10"] for row in adapted[stage].values()),
     )
     gain = {"stage": best, **(_over(adapted[best], frozen, part) or {})}
