@@ -20,11 +20,11 @@ does; it is held against the same encoder frozen.
 LoRA goes on from the network that the pre-trained stage left (``warm_start``), whose row it asks for
 too: the first steps of a random one would distort the encoder's features (arXiv:2202.10054).
 
-**text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen of the stage
-that is better on validation, of those with most seeds, mean over seeds, for the encoder that gains more on amazon-beauty-2014.
-Beside each gain stands what that stage has over the same with TF-IDF in the language model's place
-(``over_tfidf``): on texts alone and new items ``--encoders tfidf --stages frozen``, else
-``llmseqrec-tfidf`` of ``benchmarks.quality``.
+**text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen, mean over
+seeds, of the stage that is better on validation (of those with most seeds) and the encoder that gains
+more on amazon-beauty-2014. Beside each gain stands what that stage has over the same with TF-IDF in the
+language model's place (``over_tfidf``): on texts alone and new items ``--encoders tfidf --stages
+frozen``, else ``llmseqrec-tfidf`` of ``benchmarks.quality``.
 
 Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
 not made again. Writes ``benchmarks/results/llm.json`` after every run, with the seconds that each took
