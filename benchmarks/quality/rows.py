@@ -21,10 +21,15 @@ def untried(model: str, dataset: str) -> list[dict[str, Any]]:
 
 
 def try_choice(
-    model: str, dataset: str, data_path: str | None, seed: int, choice: dict[str, Any]
-) -> None:
-    """Run one choice of the model's grid and keep its validation score in ``tuning.json``."""
-    outcome = run(find_model(model), dataset, data_path, seed, choice)
+    model: str, dataset: str, data_path: str | None, seed: int, about: dict[str, Any],
+    choice: dict[str, Any],
+) -> None:  # fmt: skip
+    """Run one choice of the model's grid and keep its validation score in ``tuning.json``.
+
+    The best one so far is the seed's row too, which ``fill`` then need not run.
+    """
+    entry = find_model(model)
+    outcome = run(entry, dataset, data_path, seed, choice)
     row = {
         "dataset": dataset, "model": model, "settings": json.dumps(choice), "seed": seed,
         f"valid_ndcg@{TOP}": _valid(outcome), "epochs": outcome.epochs,
@@ -32,6 +37,8 @@ def try_choice(
     }  # fmt: skip
     _log.info("tried: %s", "  ".join(f"{key} {value}" for key, value in row.items()))
     store.add(store.TUNING, row)
+    if _best_of(_tried_choices(entry, model, dataset)) == row["settings"]:
+        keep(model, dataset, seed, outcome, {"tuned": row["settings"], **about})
 
 
 def fill(
@@ -54,10 +61,19 @@ def fill(
 def _best_choice(entry: Entry, model: str, dataset: str) -> str:
     if len(entry.grid) == 1:
         return json.dumps(entry.grid[0])
-    tried = [row for choice in entry.grid if (row := _tried(model, dataset, choice)) is not None]
+    tried = _tried_choices(entry, model, dataset)
     assert len(tried) == len(entry.grid), f"{model} on {dataset}: try the choices of the grid first"
+    return _best_of(tried)
+
+
+def _best_of(tried: list[store.Row]) -> str:
     best: str = max(tried, key=lambda row: row[f"valid_ndcg@{TOP}"])["settings"]
     return best
+
+
+def _tried_choices(entry: Entry, model: str, dataset: str) -> list[store.Row]:
+    found = (_tried(model, dataset, choice) for choice in entry.grid)
+    return [row for row in found if row is not None]
 
 
 def _tried(model: str, dataset: str, choice: dict[str, Any]) -> store.Row | None:

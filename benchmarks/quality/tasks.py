@@ -40,7 +40,9 @@ def plan(
         for model in models:
             group = (dataset, model)
             for choice in rows.untried(model, dataset):
-                action = partial(rows.try_choice, model, dataset, data_path, seeds[0], choice)
+                action = partial(
+                    rows.try_choice, model, dataset, data_path, seeds[0], about, choice
+                )
                 yield Task(f"{model} {choice} on {dataset}", group, False, action)
             for seed in seeds:
                 action = partial(rows.fill, model, dataset, data_path, seed, about)
