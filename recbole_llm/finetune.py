@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.language_model import LanguageModelLoss, is_masked
-from recbole_llm.lora import add_lora, checkpoint_activations
+from recbole_llm.lora import add_lora, checkpoint_activations, take_out_dropout
 from recbole_llm.options import FinetuneOptions
 from recbole_llm.text_encoder import (
     embed_features,
@@ -57,6 +57,8 @@ class TunedEncoder(nn.Module):
         path = locate_weights(spec)
         # Adapters learn in float32; enable_amp makes a step's arithmetic cheaper.
         model = load_sentence_transformer(path, replace(spec, dtype="float32"), device)
+        # Whitening would turn what dropout leaves of a vector far from it, and others meet that vector.
+        take_out_dropout(model)
         wrapped = add_lora(model, options.lora_r, options.lora_targets, options.lora_dropout)
         if options.gradient_checkpointing:
             checkpoint_activations(model)
@@ -85,7 +87,7 @@ class TunedEncoder(nn.Module):
             self.average = AveragedModel(self.adapters, multi_avg_fn=rule).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Switch dropout on or off, in the frozen network too."""
+        """Switch the adapters' dropout on or off; the network has none."""
         super().train(mode)
         for module in (*self._frozen, *self._language_model):
             module.train(mode)

@@ -8,6 +8,7 @@ from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 from recbole_llm.errors import ConfigError
 
@@ -52,6 +53,16 @@ def add_lora(
         )
     wrapped: PeftModel = get_peft_model(network, config)
     return wrapped
+
+
+def take_out_dropout(model: SentenceTransformer) -> None:
+    """Let the network read a text in training as it does otherwise, in place."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def load_lora(model: SentenceTransformer, folder: Path) -> None:

@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerFast
 
 from recbole_llm.encoder import EncoderSpec, locate_weights
 from recbole_llm.errors import ConfigError
-from recbole_llm.lora import add_lora
+from recbole_llm.lora import add_lora, take_out_dropout
 from recbole_llm.scoring import topk
 from recbole_llm.text_encoder import (
     TextEncoder,
@@ -199,6 +199,19 @@ def test_a_step_reads_texts_in_batches_of_like_lengths(
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(found[0][0], model(features)["sentence_embedding"].detach())
     assert widths[0] == widths[1] == widths[2] > 8 >= widths[-1]
+
+
+@pytest.mark.parametrize("name", list(_NETWORKS))
+def test_without_dropout_training_reads_texts_alike(networks: dict[str, Path], name: str) -> None:
+    model = load_sentence_transformer(networks[name], EncoderSpec(str(networks[name])), "cpu")
+    features = features_of(model, TEXTS)
+    plain = model(dict(features))["sentence_embedding"]
+    model.train()
+    has_dropout = name in ("BertModel", "RobertaModel", "MPNetModel", "T5Model", "GPT2Model")
+    if has_dropout:
+        assert not torch.allclose(model(dict(features))["sentence_embedding"], plain, atol=1e-3)
+    take_out_dropout(model)
+    torch.testing.assert_close(model(dict(features))["sentence_embedding"], plain)
 
 
 @pytest.mark.parametrize("name", ["GPT2Model", "LlamaModel"])
