@@ -18,7 +18,7 @@ sets; **…_float32** and **…_bfloat16**: with the same type on both sides.
 its cosine falls below 0.9999; nearly all of its texts fill the cut-off, so no padding can be saved.
 **min_cosine**: of each text's vector on the two sides, ours against theirs in float32, the least.
 
-**step**: one step of contrastive training on 256 of the texts as pairs, forward and back, in the
+**step**: one step of contrastive training on 256 texts (32 for a decoder) as pairs, forward and back, in the
 encoder's ``dtype`` on both sides: ``MultipleNegativesRankingLoss`` of the library, and ours, which is
 that with popularity taken out, and reads the texts in batches of like lengths.
 **step_over_sentence_transformers**: texts a second of ours over theirs, the least over the sets.
@@ -60,7 +60,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _PATH = RESULTS / "encoding.json"
-_STEP_TEXTS = 256
+_STEP_TEXTS = {"minilm": 256, "smollm2-135m": 32}
+"""Texts of a training step by encoder."""
 _STEPS = ("their_step", "step")
 _CASES = {
     "minilm on amazon-industrial-2018w": 4_000,
@@ -180,7 +181,7 @@ def measure(encoder: str, texts: list[str], n_threads: int, rounds: int) -> dict
             started = time.perf_counter()
             vectors[name] = side()
             seconds[name].append(time.perf_counter() - started - _Watched.load_seconds)
-    of_step = texts[:_STEP_TEXTS]
+    of_step = texts[: _STEP_TEXTS.get(encoder, 32)]
     n_texts = {**dict.fromkeys(sides, len(texts)), **dict.fromkeys(_STEPS, len(of_step))}
     seconds |= _steps(library, of_step, spec, rounds)
     _Watched.n_texts = 0
