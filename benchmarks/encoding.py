@@ -18,9 +18,9 @@ sets; **…_float32** and **…_bfloat16**: with the same type on both sides.
 its cosine falls below 0.9999; nearly all of its texts fill the cut-off, so no padding can be saved.
 **min_cosine**: of each text's vector on the two sides, ours against theirs in float32, the least.
 
-**step**: one step of contrastive training on 256 texts (32 for a decoder) as pairs, forward and back, in the
-encoder's ``dtype`` on both sides: ``MultipleNegativesRankingLoss`` of the library, and ours, which is
-that with popularity taken out, and reads the texts in batches of like lengths.
+**step**: one step of contrastive training on 256 texts (32 for a decoder) as pairs, forward and back,
+in the encoder's ``dtype`` on both sides: ``MultipleNegativesRankingLoss`` of the library, and ours,
+which is that with popularity taken out, and reads the texts in batches of like lengths.
 **step_over_sentence_transformers**: texts a second of ours over theirs, the least over the sets.
 
 **second_night_encoded**: texts that are encoded again when ``encode_cached`` is asked once more;
