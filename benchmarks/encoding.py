@@ -60,8 +60,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 _PATH = RESULTS / "encoding.json"
-_STEP_TEXTS = {"minilm": 256, "smollm2-135m": 32}
-"""Texts of a training step by encoder."""
+_STEP_TEXTS = {"minilm": 256}
+"""Texts of a training step by encoder; 32 else."""
 _STEPS = ("their_step", "step")
 _CASES = {
     "minilm on amazon-industrial-2018w": 4_000,
