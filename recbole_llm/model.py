@@ -207,13 +207,15 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         catalogue = self.catalogue
         if self.tuned is not None:
             self._is_stale = True
-            met = torch.cat([item_seq.flatten(), last])
-            catalogue = catalogue._replace(text_vectors=self.tuned.fresh(self.text_vectors, met))
-        return training_loss(
+            catalogue = catalogue._replace(text_vectors=self.text_vectors.clone().requires_grad_())
+        loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
             interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,
             self._disliked(interaction[self.USER_ID]) if len(self.disliked_items) else None,
         )  # fmt: skip
+        if catalogue.text_vectors is not None and self.tuned is not None:
+            loss = loss + self.tuned.pass_on(loss, catalogue.text_vectors)
+        return loss
 
     def _disliked(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """(P,) places in a batch, and (P,) items that the users there dislike."""

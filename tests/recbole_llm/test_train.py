@@ -21,7 +21,7 @@ def test_two_processes_learn_as_one_does(tmp_path: Path, tiny_encoders: dict[str
     write_cycle(tmp_path)
     settings = {
         **_SMALL, "item_repr": "id+text", "encoder": str(tiny_encoders["bert"]),
-        "encoder.finetune": "lora", "encoder.items_per_step": 8, "encoder.learning_rate": 0.01,
+        "encoder.finetune": "lora", "encoder.items_per_step": 8, "encoder.learning_rate": 0.002,
         "text_cache": str(tmp_path / "cache.sqlite"), "data_path": str(tmp_path),
         "artifact_dir": str(tmp_path / "artifacts"),
     }  # fmt: skip
