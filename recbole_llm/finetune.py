@@ -156,12 +156,12 @@ class TunedEncoder(nn.Module):
         """
         (gradient,) = torch.autograd.grad(loss, read, retain_graph=True)
         if not gradient.isfinite().all():
-            return torch.zeros_like(loss)  # the step is lost, the average is not
+            return self._nothing()  # the step is lost, the average is not
         gradient = self._average_gradient(gradient)
         lengths = gradient.norm(dim=1)
         total = lengths.sum()
         if not total:
-            return torch.zeros_like(loss)
+            return self._nothing()
         n_drawn = self._options.items_per_step
         drawn = torch.multinomial(lengths, n_drawn, replacement=True)
         items, times = torch.unique(drawn, return_counts=True)
@@ -169,8 +169,12 @@ class TunedEncoder(nn.Module):
         passed = shares * total * gradient[items] / lengths[items, None]
         passed -= shares * passed.sum(0)
         vectors = self(items)
-        nothing: Tensor = ((vectors - vectors.detach()) * passed).sum()
-        return nothing
+        led: Tensor = ((vectors - vectors.detach()) * passed).sum()
+        return led
+
+    def _nothing(self) -> Tensor:
+        """Scalar 0 of all adapters: processes that learn together wait for a gradient of each."""
+        return torch.stack([0.0 * value.sum() for value in self.adapters]).sum()
 
     def _average_gradient(self, gradient: Tensor) -> Tensor:
         """(V, E) float32: a step's (V, E or more) gradient taken into the average of those before."""

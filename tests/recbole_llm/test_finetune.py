@@ -87,6 +87,24 @@ def test_the_expected_gradient_of_the_draws_is_that_of_all_texts(
     assert (drawn - whole).norm() < 0.05 * whole.norm()
 
 
+def test_a_gradient_that_is_not_finite_is_left_out(
+    tmp_path: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    model, batch = _build(tmp_path, tiny_encoders["bert"])
+    tuned = model.tuned
+    assert tuned is not None
+    vectors = model.text_vectors.clone().requires_grad_()
+    for factor in (torch.inf, 0.0):
+        led = tuned.pass_on((factor * vectors).sum(), vectors)
+        led.backward()
+        assert led == 0
+        # Processes that learn together wait for a gradient of each adapter.
+        assert all((value.grad == 0).all() for value in tuned.adapters)
+    model.train()
+    model.calculate_loss(batch).backward()
+    assert any((value.grad != 0).any() for value in tuned.adapters)
+
+
 def test_all_vectors_change_once_an_epoch(tmp_path: Path, tiny_encoders: dict[str, Path]) -> None:
     model, batch = _build(tmp_path, tiny_encoders["bert"], **{"encoder.items_per_step": 3})
     assert model.tuned is not None
