@@ -35,8 +35,9 @@ from recbole_llm.whitening import Whitening
 
 _CHUNK = 4096
 """Texts tokenised together when all are encoded."""
-_GRADIENT_DECAY = 0.99
-"""Of the average over steps of the gradient by text vectors: a batch's own is mostly its users'."""
+_GRADIENT_DECAY = 0.9
+"""Of the average over steps of the gradient by text vectors. A batch's own is mostly that of its few
+users, and one of long ago that of vectors and a network that have moved on."""
 
 
 class TunedEncoder(nn.Module):
