@@ -35,8 +35,9 @@ def _quiet_command_line() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _quiet_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """RecBole writes logs where it runs."""
+    """RecBole writes logs where it runs, and a command leaves it the flags of its own."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["tests"])
 
 
 @pytest.fixture(scope="session")
