@@ -47,7 +47,8 @@ class TunedEncoder(nn.Module):
         spec: the encoder.
         options: what is trained and how.
         texts: V texts by RecBole id; "" for none, whose vector is zero.
-        whitening: the fixed map from the encoder's vectors, fitted before training.
+        whitening: of the encoder's vectors, fitted before training; the mean is taken anew whenever all
+            texts are read.
         ema_decay: of the average of the adapters, that of the network; 0 keeps none.
         device: a torch device's name.
     """

@@ -207,7 +207,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         catalogue = self.catalogue
         if self.tuned is not None:
             self._is_stale = True
-            catalogue = catalogue._replace(text_vectors=self.text_vectors.clone().requires_grad_())
+            catalogue = catalogue._replace(text_vectors=self.text_vectors.detach().requires_grad_())
         loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
             interaction[self.ITEM_SEQ_LEN], last, interaction.interaction.get(IS_TRAINED), self.names,

@@ -61,9 +61,8 @@ def test_the_expected_gradient_of_the_draws_is_that_of_all_texts(
     )  # fmt: skip
     tuned = model.tuned
     assert tuned is not None
-    for (
-        value
-    ) in tuned.adapters:  # the second matrices begin at zero, and the first have no gradient
+    # LoRA's second matrices begin at zero, where the first ones have no gradient.
+    for value in tuned.adapters:
         torch.nn.init.normal_(value, std=0.1)
     model.train()
     described = model.text_vectors.any(1).nonzero().squeeze(1)
@@ -111,11 +110,15 @@ def test_all_vectors_change_once_an_epoch(tmp_path: Path, tiny_encoders: dict[st
     before = model.text_vectors.clone()
     torch.testing.assert_close(model.tuned.encode_all(), before, atol=1e-4, rtol=1e-4)
     model.train()
+    read: list[int] = []
+    model.tuned.register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
     optimizer = torch.optim.Adam(model.parameter_groups(), lr=0.02)
     for _ in range(3):
         optimizer.zero_grad()
         model.calculate_loss(batch).backward()
         optimizer.step()
+    assert len(read) == 3
+    assert all(1 <= n_texts <= 3 for n_texts in read)
     torch.testing.assert_close(model.text_vectors, before, rtol=0, atol=0)
     model.eval()
     torch.testing.assert_close(model.text_vectors, model.tuned.encode_all())
