@@ -80,6 +80,15 @@ def tiny_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Random text networks of many architectures, by name; see ``tests/networks.py``."""
+    from tests.networks import NETWORKS, save_network
+
+    root = tmp_path_factory.mktemp("networks")
+    return {name: save_network(root / name, name) for name in NETWORKS}
+
+
+@pytest.fixture(scope="session")
 def media_encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Random models of real vision and audio architectures, by name; see ``tests/media.py``."""
     root = tmp_path_factory.mktemp("media-encoders")
