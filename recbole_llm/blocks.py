@@ -7,9 +7,14 @@ oldest key, so that the list says of nobody that they were here.
 import datetime
 import hashlib
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from filelock import FileLock
+
 from recbole_llm.json_files import check_record, read_json
+from recbole_llm.locks import no_job
 from recbole_llm.warehouse import Warehouse, replace_json
 
 FORGOTTEN = "forgotten"
@@ -54,17 +59,36 @@ def block(warehouse: Warehouse, names: list[str]) -> str:
     Args:
         names: the first of them, and the last, as ``forget.names_of`` gives them.
     """
-    blocks = read_blocks(warehouse)
     today = datetime.date.today().isoformat()
-    marks = {blocks.mark(name): today for name in (names[0], names[-1])} | blocks.marks
-    replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
+    with _changed(warehouse) as blocks:
+        for name in (names[0], names[-1]):
+            blocks.marks.setdefault(blocks.mark(name), today)
     return blocks.mark(names[0])
 
 
 def lift(warehouse: Warehouse, names: list[str]) -> bool:
-    """Take a user from the list; whether they stood there."""
-    blocks = read_blocks(warehouse)
-    theirs = {blocks.mark(name) for name in (names[0], names[-1])}
-    marks = {each: day for each, day in blocks.marks.items() if each not in theirs}
-    replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": marks})
-    return len(marks) < len(blocks.marks)
+    """Take a user from the list; whether they stood there.
+
+    Raises:
+        UnavailableError: a job is at work; the block stands.
+    """
+    with no_job(warehouse), _changed(warehouse) as blocks:
+        theirs = {blocks.mark(name) for name in (names[0], names[-1])}
+        found = [blocks.marks.pop(each, None) for each in theirs]
+        # Should they be blocked again, what then goes changes all states once more.
+        for day, manifest in warehouse.features_manifests().items():
+            marks = manifest.get("forgotten", [])
+            if theirs & set(marks):
+                manifest["forgotten"] = [each for each in marks if each not in theirs]
+                replace_json(warehouse.features(day) / "manifest.json", manifest)
+    return any(found)
+
+
+@contextmanager
+def _changed(warehouse: Warehouse) -> Iterator[Blocks]:
+    """The list, to be changed while nobody else changes it."""
+    warehouse.locks.mkdir(parents=True, exist_ok=True)
+    with FileLock(warehouse.locks / "blocks"):
+        blocks = read_blocks(warehouse)
+        yield blocks
+        replace_json(warehouse.forgotten, {"salt": blocks.salt, "marks": blocks.marks})

@@ -152,18 +152,20 @@ def _train(args: argparse.Namespace) -> None:
     With ``--if-none`` a champion that is there stays, and reads the day's new items.
     """
     from recbole_llm.champion import train_champion
+    from recbole_llm.locks import TRAINING, one_job_on
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     config = args.config.absolute()
     day = args.day or args.warehouse.raw_day(None)
-    args.warehouse.training.mkdir(parents=True, exist_ok=True)
-    os.chdir(args.warehouse.training)  # RecBole writes its logs into the working directory
-    sys.argv = sys.argv[:1]  # and reads --key=value flags of whatever program it runs in
-    train_champion(args.warehouse, config, day, args.if_none, args.cold)
-    if args.if_none and (args.warehouse.features(day) / "manifest.json").is_file():
-        from recbole_llm.extend import extend_champion
+    sys.argv = sys.argv[:1]  # RecBole reads --key=value flags of whatever program it runs in
+    with one_job_on(args.warehouse, TRAINING):
+        args.warehouse.training.mkdir(parents=True, exist_ok=True)
+        os.chdir(args.warehouse.training)  # and writes its logs into the working directory
+        train_champion(args.warehouse, config, day, args.if_none, args.cold)
+        if args.if_none and (args.warehouse.features(day) / "manifest.json").is_file():
+            from recbole_llm.extend import extend_champion
 
-        extend_champion(args.warehouse, day)
+            extend_champion(args.warehouse, day)
 
 
 def _lookup(args: argparse.Namespace) -> None:
@@ -248,7 +250,7 @@ def _forget(args: argparse.Namespace) -> None:
     from recbole_llm.forget import forget, names_of, user_column
 
     if args.lift:
-        was_blocked = lift(args.warehouse, names_of(args.user))
+        was_blocked = lift(args.warehouse, names_of(args.warehouse, args.user))
         sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")
         return
     settings = load_layers(args.config)

@@ -55,8 +55,11 @@ def extend_champion(warehouse: Warehouse, day: str) -> Path:
     champion, manifest = warehouse.champion_artifact(), warehouse.features_manifest(day)
     told = {"champion": champion.name, "fingerprint": manifest["fingerprint"]}
     pointer = warehouse.day_model(day)
-    if pointer.is_file() and told.items() <= dict(read_json(pointer)).items():
-        return warehouse.ranking_artifact(day)
+    if pointer.is_file():
+        before = dict(read_json(pointer))
+        is_there = (warehouse.artifacts / str(before.get("model_version"))).is_dir()  # not pruned
+        if is_there and told.items() <= before.items():
+            return warehouse.ranking_artifact(day)
     started = time.monotonic()
     try:
         path = _extended(champion, warehouse.root / manifest["path"], warehouse)

@@ -10,7 +10,6 @@ import csv
 import datetime
 import gzip
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -25,16 +24,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from recbole_llm.blocks import FORGOTTEN, block
 from recbole_llm.errors import ConfigError, DataError, UnavailableError
 from recbole_llm.json_files import check_record, parse_json, read_json
-from recbole_llm.pseudonyms import is_pseudonym, keys_source, read_user_keys
+from recbole_llm.locks import no_job
+from recbole_llm.pseudonyms import KEYS_FILE, is_pseudonym, keys_source, read_user_keys
 from recbole_llm.published import correct_run
 from recbole_llm.raw_files import raw_digests
 from recbole_llm.sinks import open_sink
 from recbole_llm.warehouse import Warehouse, replace_json
+
+_MARK = "\ufeff"
+"""Of the byte order, where a file begins with it."""
+_OF_ITEMS = ("artifacts/", "cache/", "raw/items/", "reports/")
+"""What holds no user, and items and counts that may be called as one is."""
 
 
 @dataclass
@@ -53,18 +57,28 @@ class Report:
     """Files that name the user all the same."""
 
 
-def names_of(user_id: str) -> list[str]:
+def names_of(warehouse: Warehouse, user_id: str) -> list[str]:
     """What stands for a user anywhere, first the name that is blocked.
 
     Args:
         user_id: an id, or the pseudonym of one under the oldest key.
     Returns:
         The pseudonyms under one key, under two and so on, and what was given. Without keys that alone.
+    Raises:
+        ConfigError: the warehouse's users are pseudonyms by other keys than those here.
     """
     source = keys_source()
-    if source is not None and not source.exists():
+    keys = read_user_keys() if source is None or source.exists() else None
+    here = keys.names if keys else []
+    for day, manifest in warehouse.features_manifests().items():
+        then = manifest["user_keys"]
+        if then != here[: len(then)] and (warehouse.root / manifest["path"] / "sequences").is_dir():
+            raise ConfigError(
+                f"users in the state of {day} are pseudonyms by the keys {then}, and the keys here are "
+                f"{here}: let {KEYS_FILE} name the file that the jobs read. Nothing was changed"
+            )
+    if keys is None:
         return [user_id]
-    keys = read_user_keys()
     ages = range(1, len(keys.names) + 1)
     if is_pseudonym(user_id):
         return [keys.renewed(user_id, 1, n) for n in ages]
@@ -92,16 +106,17 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str], column: str = "
         sinks: addresses of the tables' copies.
         column: from ``user_column``, of the raw events.
     Raises:
-        UnavailableError: a job of the night is at work, or a sink does not answer. The user is blocked
-            already; the same again goes on.
+        ConfigError: see ``names_of``.
+        UnavailableError: a job of the night or a training is at work, or a sink does not answer. The
+            user is blocked already; the same again goes on.
         DataError: a file cannot be read.
     """
-    names = names_of(user_id)
+    names = names_of(warehouse, user_id)
     mark = block(warehouse, names)
     report = Report()
     with ExitStack() as stack:
-        stack.enter_context(_no_job(warehouse))
-        for path in sorted(warehouse.raw_events.glob("ds=*/*")):
+        stack.enter_context(_alone_in(warehouse))
+        for path in _raw_files(warehouse):
             with _naming_damaged(path):
                 _without_records(path, names, warehouse, report, column)
         for pattern in ("features/ds=*/*/*/*.parquet", "runs/ds=*/run_id=*/*/*.parquet"):
@@ -122,16 +137,13 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str], column: str = "
 
 
 @contextmanager
-def _no_job(warehouse: Warehouse) -> Iterator[None]:
-    """Hold all days' jobs off while files change under them."""
+def _alone_in(warehouse: Warehouse) -> Iterator[None]:
+    """Hold all jobs off while files change under them."""
     with ExitStack() as stack:
-        for path in sorted(warehouse.locks.glob("*.lock")):
-            try:
-                stack.enter_context(FileLock(path).acquire(blocking=False))
-            except Timeout:
-                raise UnavailableError(
-                    f"a job works on {path.stem}; the user is blocked, ask again when it has ended"
-                ) from None
+        try:
+            stack.enter_context(no_job(warehouse))
+        except UnavailableError as error:
+            raise UnavailableError(f"the user is blocked, and not yet removed: {error}") from None
         yield
 
 
@@ -152,6 +164,10 @@ def _naming_damaged(path: Path) -> Iterator[None]:
 
 
 # --- files ------------------------------------------------------------------------------------
+
+
+def _raw_files(warehouse: Warehouse) -> list[Path]:
+    return [path for path in sorted(warehouse.raw_events.glob("ds=*/*")) if path.is_file()]
 
 
 def _without_rows(
@@ -196,8 +212,10 @@ def _without_records(
     opened: Any = gzip.open if path.suffix == ".gz" else open
     text = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
     with opened(path, "rt", **text) as file:
-        lines = file.read().splitlines(keepends=True)
-    head = next(csv.reader(lines[:1]), []) if ".csv" in path.suffixes else []
+        lines = list(file)  # cut at ends of lines alone, as Spark does
+    head = []
+    if ".csv" in path.suffixes:
+        head = next(csv.reader([line.removeprefix(_MARK) for line in lines[:1]]), [])
     kept = [line for line in lines if not _speaks_of(line, names, column, head)]
     if len(kept) < len(lines):
         with _replaced(path) as staging, opened(staging, "wt", **text) as file:
@@ -210,7 +228,8 @@ def _speaks_of(
 ) -> bool:
     """Whether a record is one of these users: by its column of users where it can be read, else by
     the name as a word in it."""
-    if not any(name in record or json.dumps(name)[1:-1] in record for name in names):
+    record = record.removeprefix(_MARK)
+    if "\\" not in record and not any(name in record for name in names):
         return False
     try:
         if head:
@@ -262,7 +281,8 @@ def _correct_manifests(warehouse: Warehouse, mark: str) -> None:
         manifest["forgotten"] = [*manifest.get("forgotten", []), mark]
         replace_json(warehouse.features(day) / "manifest.json", manifest)
     for day, run in warehouse.published_days().items():
-        run["n_rows"] = _count_rows(warehouse.root / run["path"])
+        for each in (run, *run["before"]):
+            each["n_rows"] = _count_rows(warehouse.root / each["path"])
         correct_run(warehouse, day, run)
 
 
@@ -289,12 +309,17 @@ def _mark_artifacts(warehouse: Warehouse, mark: str) -> list[str]:
 
 
 def _files_with(warehouse: Warehouse, names: list[str]) -> list[str]:
-    """Files below the warehouse with a name in them, as a word."""
-    words = re.compile("|".join(rf"(?<!\w){re.escape(name)}(?!\w)" for name in names).encode())
+    """Other files below the warehouse with a name in them, as a string of JSON or as a word."""
+    names = [re.escape(name) for name in names]
+    words = re.compile("|".join(rf"(?<!\w){name}(?!\w)" for name in names).encode())
+    strings = re.compile("|".join(f'"{name}"' for name in names).encode())
+    done = {*_raw_files(warehouse), *warehouse.root.rglob("*.parquet")}
     return [
-        _below(path, warehouse)
-        for path in sorted(warehouse.root.rglob("*"))
-        if path.is_file() and path.suffix != ".parquet" and words.search(path.read_bytes())
+        below
+        for path in sorted({*warehouse.root.rglob("*")} - done)
+        if path.is_file()
+        and not (below := _below(path, warehouse)).startswith(_OF_ITEMS)
+        and (strings if path.suffix == ".json" else words).search(path.read_bytes())
     ]
 
 

@@ -3,12 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from recbole_llm.warehouse import Warehouse
-
-
-def delivered_days(folder: Path) -> list[str]:
-    """Days with a partition, oldest first."""
-    return sorted(path.name.removeprefix("ds=") for path in folder.glob("ds=*") if path.is_dir())
+from recbole_llm.warehouse import Warehouse, delivered_days
 
 
 def data_files(folder: Path) -> list[Path]:

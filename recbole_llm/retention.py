@@ -57,6 +57,8 @@ def check_retention(settings: Any) -> dict[str, int]:
 def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired:
     """Delete what is older than its days; the same again deletes nothing.
 
+    Raw events that no night has read stay, each with a warning: the next night goes on from them.
+
     Args:
         retention: from ``check_retention``.
         day: ``YYYY-MM-DD``, from which days are counted back.
@@ -72,7 +74,11 @@ def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired
         return [path for path in sorted(folder.glob("ds=*")) if path.name[3:] < before]
 
     gone: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    read_up_to = max(warehouse.features_manifests(), default="")
     for path in past("raw", warehouse.raw_events):
+        if path.name[3:] > read_up_to:
+            _log.warning("%s is past its days and stays: no night has read it", path)
+            continue
         shutil.rmtree(path)
         gone["raw"].append(path.name[3:])
     for path in past("quarantine", warehouse.root / "features"):

@@ -12,7 +12,7 @@
     reports/ds=D/index.html               the report of a night; reports/index.html lists all
     published.json                        which attempt is the table of which day; see published.py
     forgotten.json                        marks of users whose events are not taken in; see blocks.py
-    locks/                                a lock a day, held by the job that works on it
+    locks/                                who works on what; see locks.py
 
 Each attempt has a folder of its own and is complete before a small JSON file, replaced in one step,
 names it. So a reader never sees half a table, and a killed job leaves nothing that is read.
@@ -88,7 +88,7 @@ class Warehouse:
         Raises:
             NotFoundError: that day, or any, was not delivered; the message names what was.
         """
-        days = sorted(path.name.removeprefix("ds=") for path in self.raw_events.glob("ds=*"))
+        days = delivered_days(self.raw_events)
         if not days:
             raise NotFoundError(
                 f"no raw events: expected folders ds=YYYY-MM-DD in {self.raw_events}"
@@ -243,18 +243,28 @@ class Warehouse:
         replace_json(path, {**row, **changes})
 
 
+def delivered_days(folder: Path) -> list[str]:
+    """Days with a partition ``ds=YYYY-MM-DD``, oldest first; what is called otherwise is none."""
+    names = (path.name.removeprefix("ds=") for path in folder.glob("ds=*") if path.is_dir())
+    return sorted(filter(_is_day, names))
+
+
 def check_day(text: str) -> str:
     """Return a day as ``YYYY-MM-DD``.
 
     Raises:
         ConfigError: the text is no such date.
     """
+    if not _is_day(text):
+        raise ConfigError(f"a day is written YYYY-MM-DD, as 2024-05-01, got {text!r}")
+    return text
+
+
+def _is_day(text: str) -> bool:
     try:
-        if datetime.date.fromisoformat(text).isoformat() == text:
-            return text
+        return datetime.date.fromisoformat(text).isoformat() == text
     except (ValueError, TypeError):
-        pass
-    raise ConfigError(f"a day is written YYYY-MM-DD, as 2024-05-01, got {text!r}")
+        return False
 
 
 def new_attempt(parent: Path) -> Path:

@@ -2,41 +2,19 @@
 
 An attempt stays while a manifest or the pointer names it. What a killed run left is named by nobody
 and goes when its job starts again, before it needs the room. One job of a day runs at a time
-(``one_run_of``), so what nobody names is nobody's.
+(``locks``), so what nobody names is nobody's.
 """
 
 import datetime
-import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from recbole_llm.lists.catalogue import TRENDING
 from recbole_llm.warehouse import Warehouse, prune_attempts
 from spark_jobs.state import TABLES
-
-_log = logging.getLogger(__name__)
-
-
-@contextmanager
-def one_run_of(warehouse: Warehouse, day: str) -> Iterator[None]:
-    """Wait until no other job works on the day; its lock goes with its process."""
-    warehouse.locks.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(warehouse.locks / f"{day}.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        _log.warning("another job works on %s (%s); waiting for it", day, lock.lock_file)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def prune_features(warehouse: Warehouse, day: str) -> None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,15 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pyspark.errors import PythonException
 from pyspark.sql import Row, SparkSession
 from pyspark.sql.types import StructType
 
+from recbole_llm import errors
 from recbole_llm.errors import RecboleLlmError
+from recbole_llm.locks import one_job_on
 from recbole_llm.warehouse import Warehouse, check_day
-from spark_jobs.attempts import one_run_of
 from spark_jobs.config import NightConfig, load_night_config
 
 _log = logging.getLogger(__name__)
+_KNOWN = re.compile(rf"^{re.escape(errors.__name__)}\.(\w+): (.*)$", re.MULTILINE)
+"""An error of this package in what Spark tells of a worker's."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,7 @@ def run_job(name: str, work: Callable[[Job], None], argv: list[str]) -> int:
         day = check_day(args.day)
         config = load_night_config(args.config)
         warehouse = Warehouse(args.warehouse)
-        with one_run_of(warehouse, day), start_spark(name, config) as spark:
+        with one_job_on(warehouse, day), start_spark(name, config) as spark:
             work(Job(spark, warehouse, config, day))
     except RecboleLlmError as error:
         _log.error("%s: %s", type(error).__name__, error)
@@ -74,11 +79,20 @@ def run_each(
         columns: their names and types, as ``path string``.
         work: for ``mapInArrow``.
         schema: of what it yields.
+    Raises:
+        RecboleLlmError: of a task.
     """
     numbered = [(number, *row) for number, row in enumerate(rows)]
     frame = spark.createDataFrame(numbered, f"number int, {columns}")
     each = frame.repartitionById(max(len(rows), 1), "number").drop("number")
-    return each.mapInArrow(work, schema).collect()
+    try:
+        return each.mapInArrow(work, schema).collect()
+    except PythonException as error:
+        found = _KNOWN.search(str(error))
+        if found is None:
+            raise
+        kind: type[RecboleLlmError] = getattr(errors, found[1])
+        raise kind(found[2]) from error
 
 
 def start_spark(name: str, config: NightConfig) -> SparkSession:

@@ -3,14 +3,15 @@
 A state is made from an older one and from the days delivered since, and its manifest names both. It
 is no longer good to build on when a file of those days was changed, added or taken away, when the
 older state was made anew with another outcome, or when the settings of the night are others. Days
-whose raw folder is gone altogether are past their retention, not changed.
+whose raw folder is gone altogether are past their retention, not changed; but a night that would need
+them, for the states that read them are no longer good, is an error.
 """
 
 from typing import Any
 
 from recbole_llm.errors import DataError
 from recbole_llm.raw_files import raw_digests
-from recbole_llm.warehouse import Warehouse
+from recbole_llm.warehouse import Warehouse, delivered_days
 from spark_jobs.config import NightConfig
 
 
@@ -25,7 +26,8 @@ def find_base(
     Returns:
         The manifest, or None when the state has to be made from the first delivered day on.
     Raises:
-        DataError: it has to be, and the first days are no longer there.
+        DataError: it has to be, and the first days are no longer there; or days after the state have
+            been read, by one that the day may not extend, and are no longer there.
     """
     settings = state_settings(config)
     manifests = {each: m for each, m in warehouse.features_manifests().items() if each < day}
@@ -44,6 +46,7 @@ def find_base(
                 sound[each] = manifest
     usable = [m for m in sound.values() if (warehouse.root / m["path"] / "sequences").is_dir()]
     if usable:
+        _check_days_after(usable[-1], manifests, warehouse)
         return usable[-1]
     if manifests:
         first = next(iter(manifests.values()))["first_ds"]
@@ -54,6 +57,26 @@ def find_base(
                 "the settings, or remove the features to begin with what is there"
             )
     return None
+
+
+def _check_days_after(
+    base: dict[str, Any], manifests: dict[str, dict[str, Any]], warehouse: Warehouse
+) -> None:
+    events = f"{warehouse.raw_events.name}/ds="
+    read = {
+        name.removeprefix(events)
+        for day, manifest in manifests.items()
+        if day > base["ds"]
+        for name in manifest["sources"]
+        if name.startswith(events)
+    }
+    there = {base["ds"], *delivered_days(warehouse.raw_events)}
+    if gone := sorted(day for day in read - there if day > base["ds"]):
+        raise DataError(
+            f"the newest state that can be extended is that of {base['ds']} (changed raw files or "
+            f"settings), and raw events after it are gone, of {gone[0]} to {gone[-1]}; restore them, "
+            "or the settings, or remove the features to begin with what is there"
+        )
 
 
 def _may_extend(manifest: dict[str, Any], settings: dict[str, Any], user_keys: list[str]) -> bool:

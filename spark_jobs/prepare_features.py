@@ -19,10 +19,10 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as f
 
 from recbole_llm.blocks import read_blocks
-from recbole_llm.errors import DataError
+from recbole_llm.errors import DataError, UnavailableError
 from recbole_llm.lists.catalogue import TRENDING
 from recbole_llm.lists.strategy import RECENT, read_strategy
-from recbole_llm.raw_files import raw_digests
+from recbole_llm.raw_files import data_files, raw_digests
 from recbole_llm.warehouse import new_attempt, replace_json
 from spark_jobs import schemas
 from spark_jobs.attempts import prune_features, prune_states
@@ -63,7 +63,8 @@ def prepare(job: Job) -> None:
     # Taken before anything is read: a file that comes meanwhile makes the next night read the day anew.
     sources = raw_digests(warehouse, since, job.day)
     files = event_files(warehouse.raw_events, since, job.day)
-    first_ds = datetime.date.fromisoformat(base["first_ds"] if base else min(files))
+    new_since = datetime.date.fromisoformat(min(files))
+    first_ds = datetime.date.fromisoformat(base["first_ds"]) if base else new_since
     before = empty_state(spark)
     if base:
         then = read_state(spark, warehouse.root / base["path"])
@@ -84,8 +85,9 @@ def prepare(job: Job) -> None:
     ).withColumn("ds", f.coalesce("ds", f.lit(job.day)))
     checked_items = check_items(raw_items, config.phone_regions).persist()
     good_items = checked_items.where(f.col("reason").isNull())
+    is_dated = not data_files(warehouse.raw_items)  # else it is of every day that is read
     items = merge_items(
-        before.items, good_items, list(catalogues), None if base else first_ds
+        before.items, good_items, list(catalogues), None if base and is_dated else new_since
     ).persist()
     attempt = new_attempt(warehouse.features(job.day))
     # Written, not persisted: what is derived from it outlives a lost executor and plans in no time.
@@ -136,7 +138,7 @@ def prepare(job: Job) -> None:
         "settings": state_settings(config),
         "user_keys": user_keys,
         "sources": sources,
-        **_audit_counts(job, attempt, raw_rows, base),
+        **_audit_counts(job, attempt, raw_rows, base, sources),
         "late_rows": late_rows,
         "screened_items": screened_items,
         "seconds": round(time.monotonic() - started, 1),
@@ -152,12 +154,13 @@ def prepare(job: Job) -> None:
 
 
 def _audit_counts(
-    job: Job, attempt: Path, raw_rows: int, base: dict[str, Any] | None
+    job: Job, attempt: Path, raw_rows: int, base: dict[str, Any] | None, sources: dict[str, str]
 ) -> dict[str, Any]:
     """Count what was written and hold it against what was read.
 
     Raises:
         DataError: rows are missing or were made, or no user is left.
+        UnavailableError: they are, for raw files became others meanwhile.
     """
     state = read_state(job.spark, attempt)
     users = summarise(
@@ -176,6 +179,10 @@ def _audit_counts(
     )
     quarantined = sum(count for (source, _), count in reasons.items() if source == "events")
     if raw_rows != accepted + quarantined + duplicates:
+        if raw_digests(job.warehouse, base["ds"] if base else None, job.day) != sources:
+            raise UnavailableError(
+                f"raw files up to {job.day} changed while they were read; try again when they do not"
+            )
         raise DataError(
             f"rows do not add up for {job.day}: {raw_rows} raw, but {accepted} accepted + "
             f"{quarantined} quarantined + {duplicates} duplicates; the features were not published"

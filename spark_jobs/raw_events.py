@@ -25,7 +25,8 @@ from pyspark.sql import functions as f
 from pyspark.sql import types as t
 
 from recbole_llm.errors import DataError
-from recbole_llm.raw_files import data_files, delivered_days, is_data
+from recbole_llm.raw_files import data_files, is_data
+from recbole_llm.warehouse import delivered_days
 from spark_jobs.schemas import MALFORMED, MEDIA_COLUMNS
 
 _DS = r"/ds=(\d{4}-\d{2}-\d{2})/[^/]*$"
@@ -170,8 +171,15 @@ def _text(frame: DataFrame, name: str) -> Column:
     if name not in frame.columns:
         return f.lit(None).cast("string")
     column, kind = f.col(f"`{name}`"), frame.schema[name].dataType
-    is_nested = isinstance(kind, t.ArrayType | t.MapType | t.StructType)
-    return f.to_json(column) if is_nested else column.cast("string")
+    if isinstance(kind, t.ArrayType | t.MapType | t.StructType):
+        return f.to_json(column)
+    text = column.cast("string")
+    if isinstance(
+        kind, t.FloatType | t.DoubleType
+    ):  # whole numbers, as pandas has them beside a null
+        whole = column.try_cast("bigint")
+        return f.when(whole.cast("double") == column, whole.cast("string")).otherwise(text)
+    return text
 
 
 def _joined(frame: DataFrame, names: list[str]) -> Column:

@@ -94,7 +94,7 @@ def renew_state(state: State, n_keys: int | None) -> State:
 
 
 def merge_items(
-    items: DataFrame, catalogue: DataFrame, days: list[str], first_ds: datetime.date | None
+    items: DataFrame, catalogue: DataFrame, days: list[str], known_since: datetime.date | None
 ) -> DataFrame:
     """Bring the catalogue up to its newest day; schema ``ITEMS``.
 
@@ -104,14 +104,15 @@ def merge_items(
         items: schema ``ITEMS``, the state before.
         catalogue: good rows of ``check_items``.
         days: the days of its catalogues, oldest first. Without one, ``items`` stay as they are.
-        first_ds: the first delivered day of events, where this is the first state: what stands in
-            the earliest catalogue counts as known since then.
+        known_since: since when what is new in the earliest of them counts as known, where that is
+            not its day: the first delivered day of events, where this is the first state, or the
+            first since the state before, where the catalogue is of no day.
     """
     if not days:
         return items
     seen = f.col("ds")
-    if first_ds is not None:
-        seen = f.when(f.col("ds") == f.lit(days[0]), f.lit(first_ds)).otherwise(seen)
+    if known_since is not None:
+        seen = f.when(f.col("ds") == f.lit(days[0]), f.lit(known_since)).otherwise(seen)
     told = (*schemas.ITEM_COLUMNS[1:], "markets", "published_on", "requires")
     newest = catalogue.groupBy("item_id").agg(
         f.max_by(f.struct(*told), "ds").alias("new"),

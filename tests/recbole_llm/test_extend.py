@@ -121,6 +121,9 @@ def test_extended_models_that_no_table_needs_go(trained: Path, tmp_path: Path) -
     second = extend_champion(other, DAY)
     left = {path.parent.name for path in other.artifacts.glob("*/artifact.json")}
     assert left == {trained.name, second.name}
+    shutil.rmtree(second)  # as another day would; the same day again reads its new items again
+    assert extend_champion(other, DAY) == second
+    assert load_scorer(second).artifact.item_ids[-1] == "newer"
 
 
 @pytest.mark.spark

@@ -3,15 +3,21 @@
 import csv
 import io
 import json
+import re
+from multiprocessing import get_context
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from recbole_llm.blocks import block, lift, read_blocks
 from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.forget import forget, user_column
-from recbole_llm.warehouse import Warehouse
+from recbole_llm.pseudonyms import KEYS_FILE, add_user_key
+from recbole_llm.published import publish_run, roll_back
+from recbole_llm.warehouse import Warehouse, replace_json
+from tests.data import MANIFEST, RUN
 
 
 def test_a_feed_with_its_own_names(tmp_path: Path) -> None:
@@ -49,3 +55,116 @@ def test_which_column_holds_the_users() -> None:
     for fields in ([], {"user_id": 3}):
         with pytest.raises(ConfigError, match="event_fields must hold names of columns, got"):
             user_column({"event_fields": fields})
+
+
+def _write(root: Path, name: str, content: str) -> Path:
+    path = Warehouse(root).raw_events / "ds=2024-05-01" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode())
+    return path
+
+
+def test_records_end_where_lines_end_and_csv_may_begin_with_a_mark(tmp_path: Path) -> None:
+    kept = '{"user_id": "7", "item_id": "42", "query": "a\u2028b\x85c"}\n'
+    lines = _write(tmp_path, "a.jsonl", kept + '{"user_id": "42", "item_id": "5"}\n')
+    head = "\ufeffuser_id,item_id\r\n"
+    table = _write(tmp_path, "b.csv", head + "9,4\x0b42\r\n42,5\r\n")
+    assert [*forget(Warehouse(tmp_path), "42", []).rows.values()] == [1, 1]
+    assert lines.read_bytes().decode() == kept
+    assert table.read_bytes().decode() == head + "9,4\x0b42\r\n"
+
+
+def test_a_name_may_be_escaped_in_any_way_of_json(tmp_path: Path) -> None:
+    spelt = ["zo\\u00EB/1", "zo\\u00eb\\/1", "zo\u00eb/1"]
+    lines = "".join(f'{{"user_id": "{each}", "item_id": "5"}}\n' for each in [*spelt, "zo\\/1"])
+    path = _write(tmp_path, "a.jsonl", lines)
+    assert [*forget(Warehouse(tmp_path), "zo\u00eb/1", []).rows.values()] == [3]
+    assert path.read_text() == '{"user_id": "zo\\/1", "item_id": "5"}\n'
+
+
+def test_an_item_or_a_count_that_is_called_as_the_user_is_not_left(tmp_path: Path) -> None:
+    _write(tmp_path, "a.jsonl", '{"user_id": "7", "item_id": "42"}\n')
+    for name in ("artifacts/m/items.json", "raw/items/items.jsonl", "cache/text_vectors.sqlite"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text('["42"]')
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics" / "2024-05-01.json").write_text('{"n_users": 42}')
+    assert forget(Warehouse(tmp_path), "42", []).left == []
+    unfinished = _write(tmp_path, "_temporary/part-0.jsonl", '{"user_id": 42}\n')
+    (tmp_path / "copy.json").write_text('{"of": "42"}')
+    left = [str(path.relative_to(tmp_path)) for path in (tmp_path / "copy.json", unfinished)]
+    assert forget(Warehouse(tmp_path), "42", []).left == left
+
+
+def test_other_keys_than_the_jobs_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever forgets under another account has other keys, or none."""
+    of_jobs, mine = tmp_path / "jobs", tmp_path / "mine"
+    names = add_user_key(of_jobs).names
+    warehouse = Warehouse(tmp_path / "w")
+    raw = _write(warehouse.root, "a.jsonl", '{"user_id": "42"}\n')
+    state = {**MANIFEST, "user_keys": names}
+    replace_json(warehouse.features(state["ds"]) / "manifest.json", state)
+    table = warehouse.root / state["path"] / "sequences"
+    table.mkdir(parents=True)
+    monkeypatch.setenv(KEYS_FILE, str(mine))
+    for here in ([], add_user_key(mine).names):
+        if not here:
+            mine.rename(tmp_path / "away")
+        else:
+            (tmp_path / "away").rename(mine)
+        message = rf"by the keys \['{names[0]}'\], and the keys here are {re.escape(str(here))}"
+        with pytest.raises(ConfigError, match=message):
+            forget(warehouse, "42", [])
+    assert raw.read_text()
+    assert not warehouse.forgotten.exists()
+    table.rmdir()  # past its days: nobody is in it
+    forget(warehouse, "42", [])
+    assert not raw.read_text()
+
+
+def _block(root: Path, name: str) -> None:
+    block(Warehouse(root), [name])
+
+
+def test_two_blocks_at_once_are_two(tmp_path: Path) -> None:
+    context = get_context("spawn")
+    processes = [context.Process(target=_block, args=(tmp_path, f"u{n}")) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    blocks = read_blocks(Warehouse(tmp_path))
+    assert blocks.marks.keys() == {blocks.mark(f"u{n}") for n in range(4)}
+
+
+def test_who_is_blocked_again_changes_states_again(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    replace_json(warehouse.features(MANIFEST["ds"]) / "manifest.json", MANIFEST)
+
+    def fingerprint() -> str:
+        return str(warehouse.features_manifest(MANIFEST["ds"])["fingerprint"])
+
+    found = [fingerprint()]
+    for _ in range(2):
+        for _ in range(2):  # the same again changes nothing
+            forget(warehouse, "42", [])
+            found.append(fingerprint())
+        assert lift(warehouse, ["42"])
+    assert [found.index(each) for each in found] == [0, 1, 1, 3, 3]
+
+
+def test_the_tables_that_a_day_had_before_are_counted_anew(tmp_path: Path) -> None:
+    warehouse = Warehouse(tmp_path)
+    for name in "ab":
+        folder = warehouse.runs(RUN["ds"]) / f"run_id={name}" / name
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"user_id": ["42", "7", "7"]}), folder / "0.parquet")
+        path = str(folder.relative_to(tmp_path))
+        publish_run(warehouse, {**RUN, "run_id": name, "path": path, "n_rows": 3}, keep_runs=1)
+    forget(warehouse, "42", [])
+    assert warehouse.published_run(None)["n_rows"] == 2
+    now = roll_back(warehouse, RUN["ds"])
+    assert now is not None
+    assert (now["run_id"], now["n_rows"]) == ("a", 2)

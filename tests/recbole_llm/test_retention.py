@@ -9,6 +9,7 @@ from recbole_llm.errors import ConfigError
 from recbole_llm.published import publish_run
 from recbole_llm.retention import KINDS, check_retention, expire
 from recbole_llm.warehouse import Warehouse, replace_json
+from tests.data import MANIFEST
 
 DAYS = [f"2024-05-0{n}" for n in range(1, 10)]
 
@@ -29,6 +30,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(day)
         replace_json(warehouse.metrics / f"{day}.json", {"ds": day})
+        replace_json(warehouse.features(day) / "manifest.json", {**MANIFEST, "ds": day})
         run = {"ds": day, "run_id": f"r{day}", "path": f"runs/ds={day}/run_id=r{day}/x"}
         warehouse.log_run(run["run_id"], {"status": "published"})
         publish_run(warehouse, run, keep_runs=1)
@@ -91,3 +93,14 @@ def test_the_command_takes_the_settings(warehouse: Warehouse, tmp_path: Path) ->
 def test_settings_that_say_nothing(settings: object, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_retention(settings)
+
+
+def test_raw_events_that_no_night_has_read_stay(
+    warehouse: Warehouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    for day in DAYS[2:]:
+        (warehouse.features(day) / "manifest.json").unlink()
+    days = dict.fromkeys(KINDS, 0) | {"raw": 1}
+    assert expire(warehouse, days, DAYS[8]).raw == DAYS[:2]
+    assert _left(warehouse, "raw/events/*/*") == DAYS[2:]
+    assert f"ds={DAYS[2]} is past its days and stays: no night has read it" in caplog.text

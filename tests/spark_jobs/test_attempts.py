@@ -1,16 +1,13 @@
-"""What is deleted of a day and what stays; one job of a day at a time."""
+"""What is deleted of a day and what stays."""
 
-import time
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock, Timeout
 
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import attempts
-from spark_jobs.attempts import one_run_of, prune_features, prune_runs, prune_states
+from spark_jobs.attempts import prune_features, prune_runs, prune_states
 from tests.data import MANIFEST, RUN
 
 DAY, LATER = "2024-05-01", "2024-05-31"
@@ -77,43 +74,3 @@ def test_old_states_go_and_the_rest_of_one_that_was_half_deleted(
     assert not (left[0].parent / "sequences").exists()
     prune_states(warehouse, LATER, 29)
     assert _folders(warehouse.features(DAY) / "m") == ["quarantine"]
-
-
-def _append(root: Path, name: str, path: Path) -> None:
-    with one_run_of(Warehouse(root), DAY):
-        for _ in range(50):
-            with path.open("a") as file:
-                file.write(name)
-
-
-def test_two_jobs_of_a_day_run_one_after_the_other(tmp_path: Path) -> None:
-    context, path = get_context("spawn"), tmp_path / "trace"
-    jobs = [context.Process(target=_append, args=(tmp_path, name, path)) for name in "ab"]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-    assert path.read_text() in ("a" * 50 + "b" * 50, "b" * 50 + "a" * 50)
-
-
-def test_a_dead_jobs_lock_is_free_and_days_do_not_wait_for_one_another(tmp_path: Path) -> None:
-    warehouse = Warehouse(tmp_path)
-    context = get_context("spawn")
-    job = context.Process(target=_hold, args=(tmp_path,))
-    job.start()
-    while not (tmp_path / "held").exists():
-        job.join(0.01)
-    lock = FileLock(warehouse.locks / f"{DAY}.lock")
-    with one_run_of(warehouse, LATER), pytest.raises(Timeout):
-        lock.acquire(blocking=False)  # the day is held, and the later one was not
-    job.kill()
-    job.join()
-    with one_run_of(warehouse, DAY), pytest.raises(Timeout):
-        lock.acquire(blocking=False)  # it was free, and is held again
-
-
-def _hold(root: Path) -> None:
-    with one_run_of(Warehouse(root), DAY):
-        (root / "held").touch()
-        while True:
-            time.sleep(1)

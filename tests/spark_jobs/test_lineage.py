@@ -13,6 +13,7 @@ from recbole_llm.raw_files import raw_digests
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import NightConfig, load_night_config
 from spark_jobs.lineage import find_base, state_settings
+from spark_jobs.raw_events import event_files
 from tests.conftest import HOME
 from tests.data import write_events
 
@@ -127,3 +128,23 @@ def test_a_state_with_fewer_keys_can_be_brought_up_to_date(tmp_path: Path) -> No
     assert found("a", "c") == DAYS[0]
     assert found() is None
     assert found("b", "a") is None
+
+
+def test_raw_days_that_only_unsound_states_have_read_must_be_there(warehouse: Warehouse) -> None:
+    path = warehouse.features(DAYS[2]) / "manifest.json"
+    replace_json(path, {**warehouse.features_manifest(DAYS[2]), "fingerprint": "another"})
+    assert _base(warehouse) == DAYS[2]
+    replace_json(path, {**warehouse.features_manifest(DAYS[2]), "settings": {}})
+    assert _base(warehouse) == DAYS[1]
+    shutil.rmtree(warehouse.raw_events / f"ds={DAYS[2]}")
+    with pytest.raises(
+        DataError, match=f"that of {DAYS[1]} .* are gone, of {DAYS[2]} to {DAYS[2]}"
+    ):
+        _base(warehouse)
+
+
+def test_a_folder_that_is_called_no_day_is_none(warehouse: Warehouse) -> None:
+    for name in ("2024-05-05.tmp", "2024-5-6", "__HIVE_DEFAULT_PARTITION__"):
+        write_events(warehouse.raw_events, name, ["{}"])
+    assert warehouse.raw_day(None) == DAYS[4]
+    assert list(event_files(warehouse.raw_events, DAYS[3], DAYS[4])) == DAYS[4:]

@@ -246,6 +246,16 @@ def test_a_new_model_is_a_new_run(second_half: Any) -> None:
 
 
 @pytest.mark.slow
+def _fail(batches: Any) -> Any:
+    for batch in batches:
+        raise DataError(f"{batch.column('name')[0].as_py()} is no good:\nwhy")
+
+
+def test_a_workers_error_is_the_jobs(spark: SparkSession) -> None:
+    with pytest.raises(DataError, match="^this is no good:$"):
+        run_each(spark, [("this",)], "name string", _fail, schemas.SCORED_FILES)
+
+
 def test_exit_codes_tell_bad_data_from_accidents(tmp_path: Path, small_night_config: Path) -> None:
     def run(script: str, config: Path, day: str = DAY) -> tuple[int, str]:
         done = subprocess.run(

@@ -1,16 +1,19 @@
 """The job that makes a day's features: counts that add up, days that build on one another."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as f
 
-from recbole_llm.errors import DataError
+from recbole_llm.errors import DataError, UnavailableError
 from recbole_llm.warehouse import Warehouse
+from spark_jobs import prepare_features
 from spark_jobs.config import load_night_config
 from spark_jobs.job import Job
 from spark_jobs.prepare_features import prepare
+from spark_jobs.state import find_arrivals
 from tests.data import write_events
 
 pytestmark = pytest.mark.spark
@@ -104,3 +107,37 @@ def test_an_item_leaves_the_catalogue_and_comes_back(
         for day, manifest in warehouse.features_manifests().items()
     }
     assert list(available.values()) == [(20, 20), (20, 19), (20, 20)]
+
+
+@pytest.mark.parametrize("days", [["2024-05-02", "2024-05-03"], ["2024-05-03"]])
+def test_a_new_item_of_a_gap_is_known_in_it(
+    spark: SparkSession, small_warehouse: Path, small_night_config: Path, days: list[str]
+) -> None:
+    warehouse = Warehouse(small_warehouse)
+    prepare(_job(spark, small_warehouse, small_night_config, "2024-05-01"))
+    with (warehouse.raw_items / "items.jsonl").open("a") as file:
+        file.write('{"item_id": "new"}\n')
+    event = {"user_id": "fan", "item_id": "new", "timestamp": NOON}
+    write_events(warehouse.raw_events, "2024-05-02", [event])
+    for day in days:
+        prepare(_job(spark, small_warehouse, small_night_config, day))
+    path = small_warehouse / warehouse.features_manifest("2024-05-03")["path"]
+    sequences = spark.read.parquet(str(path / "sequences"))
+    assert sequences.where("user_id = 'fan'").first()["item_ids"] == ["new"]
+
+
+def test_raw_files_that_change_under_the_job_are_an_accident(
+    spark: SparkSession, small_warehouse: Path, small_night_config: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    warehouse = Warehouse(small_warehouse)
+    (path,) = (warehouse.raw_events / "ds=2024-05-01").iterdir()
+
+    def find_later(*args: Any) -> Any:
+        path.write_text(path.read_text() + "{\n")
+        return find_arrivals(*args)
+
+    monkeypatch.setattr(prepare_features, "find_arrivals", find_later)
+    with pytest.raises(UnavailableError, match="raw files up to 2024-05-01 changed while") as error:
+        prepare(_job(spark, small_warehouse, small_night_config, "2024-05-01"))
+    assert error.value.exit_code == 1  # the scheduler tries again

@@ -167,3 +167,19 @@ def test_catalogues_of_days_or_one_for_always(tmp_path: Path) -> None:
     (tmp_path / "items.jsonl").touch()
     with pytest.raises(DataError, match=r"holds files \(items.jsonl\) beside the partitions"):
         catalogue_files(tmp_path, None, "2024-05-02")
+
+
+def test_whole_numbers_beside_a_null_are_the_same_users(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    """pandas makes floats of them."""
+    users = {"a": [10_000_000, 7], "b": [10_000_000.0, None], "c": [0.5, float("nan")]}
+    for name, values in users.items():
+        table = pa.table({"user_id": values, "item_id": ["i"] * 2, "timestamp": [NOON] * 2})
+        pq.write_table(table, tmp_path / f"{name}.parquet")
+    raw = read_raw(
+        spark, sorted(tmp_path.glob("*.parquet")), schemas.EVENT_COLUMNS,
+        schemas.REQUIRED_EVENT_COLUMNS,
+    )  # fmt: skip
+    found = [row["user_id"] for row in raw.select("user_id").collect()]
+    assert sorted(found, key=str) == ["0.5", "10000000", "10000000", "7", "NaN", None]
