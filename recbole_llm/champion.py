@@ -62,14 +62,7 @@ def train_champion(
         _log.info("champion %s stands", champion["model_version"])
         return str(champion["model_version"])
     config = load_layers(config_file)
-    settings = config.get("training")
-    if not isinstance(settings, dict) or "model" not in settings:
-        raise ConfigError(f"{config_file} has no 'training' section with a 'model'")
-    if settings["model"] not in MODELS:
-        raise ConfigError(
-            f"training.model in {config_file} must be {' or '.join(MODELS)}, the models that have an "
-            f"artifact; got {settings['model']!r}"
-        )
+    settings = _training_settings(config.get("training"), config_file)
     newest_days, continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)
     features = warehouse.root / warehouse.features_manifest(day)["path"]
@@ -113,7 +106,7 @@ def train_champion(
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "train_seconds": round(time.monotonic() - started, 1),
-        "test_ndcg": result.test_result[_METRIC],
+        "test_ndcg": result.test_result.get(_METRIC),
         **(result.start or {"warm_from": None, "cold_because": cold_because}),
     }
     verdict, reason = "first", "there was no champion"
@@ -147,9 +140,25 @@ def train_champion(
         },
     )
     (result.artifact / "refused.json").unlink(missing_ok=True)
-    _log.info("champion: %s, test %s %.4f, data up to %s",
-              version, _METRIC, result.test_result[_METRIC], cut)  # fmt: skip
+    _log.info("champion: %s, test %s %s, data up to %s",
+              version, _METRIC, result.test_result.get(_METRIC), cut)  # fmt: skip
     return version
+
+
+def _training_settings(settings: Any, config_file: Path) -> dict[str, Any]:
+    if not isinstance(settings, dict) or "model" not in settings:
+        raise ConfigError(f"{config_file} has no 'training' section with a 'model'")
+    if settings["model"] not in MODELS:
+        raise ConfigError(
+            f"training.model in {config_file} must be {' or '.join(MODELS)}, the models that have an "
+            f"artifact; got {settings['model']!r}"
+        )
+    if settings.get("decoder", "softmax") != "softmax":
+        raise ConfigError(
+            f"training.decoder in {config_file} must be softmax, by which nights rank; got "
+            f"{settings['decoder']!r}"
+        )
+    return settings
 
 
 def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:

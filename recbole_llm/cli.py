@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> int:
         0, or the ``exit_code`` of the known error that was met; its one line goes to stderr.
     """
     parser = build_parser(_COMMANDS)
-    args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
-    if rest and args.called not in TAKES_KEYS:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.rest = rest
     try:
+        args, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+        if rest and args.called not in TAKES_KEYS:
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        args.rest = rest
         command: Command = args.command
         command(args)
     except RecboleLlmError as error:
@@ -239,6 +239,7 @@ def _expire(args: argparse.Namespace) -> None:
     from recbole_llm.retention import check_retention, expire
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
+    args.warehouse.check_there()
     retention = check_retention(load_layers(args.config).get("retention"))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     expire(args.warehouse, retention, args.day or today)
@@ -249,6 +250,7 @@ def _forget(args: argparse.Namespace) -> None:
     from recbole_llm.blocks import lift
     from recbole_llm.forget import forget, names_of, user_column
 
+    args.warehouse.check_there()
     if args.lift:
         was_blocked = lift(args.warehouse, names_of(args.warehouse, args.user))
         sys.stdout.write("lifted\n" if was_blocked else "nobody of that id is blocked\n")

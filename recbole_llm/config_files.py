@@ -40,7 +40,7 @@ def load_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         content = _parsed(path.read_text(encoding="utf-8"), path)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise ConfigError(f"no config file at {path}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8: {error}; write it as UTF-8") from None

@@ -13,7 +13,7 @@ from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_llm.encoder import encoder_names, find_encoder
 from recbole_llm.errors import DataError
-from recbole_llm.item_text import read_text_columns, render_texts
+from recbole_llm.item_text import check_texts, read_text_columns, render_texts
 from recbole_llm.media_vectors import read_media
 from recbole_llm.modalities import TEXT, Described, join_modalities
 from recbole_llm.options import ModelOptions, apply_defaults, model_options
@@ -82,6 +82,10 @@ class LLMSeqRecDataset(WholeSequenceDataset):
                         f"{filepath} has no column '{name}:token', it has {list(table)}; name it so, "
                         "or say by USER_ID_FIELD and ITEM_ID_FIELD how it is named"
                     )
+                absent = table[name].isna()
+                if absent.any():  # pandas takes an id such as NA or null for none
+                    told = _read_ids(Path(filepath), name, *how)
+                    table[name] = table[name].mask(absent & (told != ""), told)
             return table
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
@@ -146,7 +150,7 @@ class LLMSeqRecDataset(WholeSequenceDataset):
                 f"no item text: {self.dataset_path}/{self.dataset_name}.item is absent or has no "
                 "text field beside the item id. Add one, or train without text by --item_repr=id"
             )
-        render_texts(self.item_table, self.options.item_text)
+        check_texts(self.item_table, self.options.item_text)
 
     def item_tokens(self) -> list[str]:
         """External item ids by RecBole id; entry 0 is the padding token."""
@@ -246,6 +250,15 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         if self.config["enable_amp"]:
             encoder = replace(encoder, dtype="bfloat16")
         return TunedEncoder(encoder, options.finetune, texts, whitening, options.ema_decay, device)
+
+
+def _read_ids(path: Path, field: str, separator: str, encoding: str) -> "pd.Series[str]":
+    """A column of ids as it stands in an ``.inter`` file, in RecBole's order of rows."""
+    ids: pd.Series[str] = pd.read_csv(
+        path, sep=separator, encoding=encoding, engine="python", usecols=[f"{field}:token"], dtype=str,
+        keep_default_na=False,
+    ).iloc[:, 0]  # fmt: skip
+    return ids
 
 
 def _present(values: list[str]) -> NDArray[np.bool_]:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recbole_llm import MODELS
 from recbole_llm.errors import ConfigError
+from recbole_llm.run_settings import make_folder
 from recbole_llm.transfer import start_transferred
 from recbole_llm.warm_start import start_warm
 
@@ -88,7 +89,7 @@ def fit(
         )  # fmt: skip
     epochs = len(trainer.train_loss_dict)
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
-    best.restore()
+    best.restore(n_trained=epochs)
     valid_result = untrained if best.epoch == 0 else valid_result
     return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start)
 
@@ -108,8 +109,10 @@ class _BestWeights:
         self._best = -math.inf
         self._weights: dict[str, Tensor] | None = None
         self.epoch: int | None = None
+        self._n_seen = 0
 
     def __call__(self, epoch: int, valid_score: float) -> None:
+        self._n_seen += epoch >= 0
         # RecBole takes the later of two equal epochs; what a transfer brought has to be beaten.
         is_no_worse = self._sign * valid_score >= self._best
         if is_no_worse and (self.epoch != 0 or self._sign * valid_score > self._best):
@@ -119,12 +122,9 @@ class _BestWeights:
         if self._on_epoch is not None:
             self._on_epoch(epoch, valid_score)
 
-    def restore(self) -> None:
-        """Put the best weights back; with no validation, the last epoch's stay."""
-        if self._weights is not None:
+    def restore(self, n_trained: int) -> None:
+        """Put the best weights back; where no epoch was validated, the last one's stay."""
+        if n_trained and not self._n_seen:
+            self.epoch = None
+        elif self._weights is not None:
             self._model.load_state_dict(self._weights)
-
-
-def make_folder(path: Path) -> None:
-    """RecBole looks whether a folder is there and then makes it; of two processes one then fails."""
-    path.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ def _add_training(
 def _add_warehouse(of: Mapping[str, argparse.ArgumentParser]) -> None:
     for name in ("nightly", "airflow"):
         of[name].add_argument(
-            "--port", type=int, default=8080, help="port of Airflow's page and API"
+            "--port", type=_port, default=8080, help="port of Airflow's page and API"
         )
     train, lookup, report = of["train"], of["lookup"], of["report"]
     train.add_argument(
@@ -70,7 +70,7 @@ def _add_warehouse(of: Mapping[str, argparse.ArgumentParser]) -> None:
     )
     train.add_argument("--cold", action="store_true", help="start from random weights")
     lookup.add_argument("--user", required=True, help="external user id")
-    lookup.add_argument("--k", type=int, default=10, help="recommendations wanted")
+    lookup.add_argument("--k", type=_at_least_one, default=10, help="recommendations wanted")
     lookup.add_argument("--json", action="store_true", help="print JSON")
     lookup.add_argument(
         "--source", default="parquet", help="parquet, or a sink: postgresql://… or delta:FOLDER"
@@ -112,7 +112,9 @@ def _add_explain(explain: argparse.ArgumentParser) -> None:
         action="append",
         help="external item id; again for more (default: the first ranks)",
     )
-    explain.add_argument("--k", type=int, default=3, help="ranks explained without --item")
+    explain.add_argument(
+        "--k", type=_at_least_one, default=3, help="ranks explained without --item"
+    )
     explain.add_argument(
         "--artifact", type=Path, help="the model's folder (default: the one that scored the table)"
     )
@@ -127,7 +129,7 @@ def _add_serve(serve: argparse.ArgumentParser) -> None:
         help="a model that ranks in the champion's place: its folder or a link",
     )
     serve.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    serve.add_argument("--port", type=int, default=8000, help="port to listen on")
+    serve.add_argument("--port", type=_port, default=8000, help="port to listen on")
     serve.add_argument(
         "--config", type=Path, default=config_path(".", "serve"), help="the service's settings"
     )
@@ -149,3 +151,15 @@ def _add_compress(compress: argparse.ArgumentParser) -> None:
     onnx = whats.add_parser("onnx", help="the network that reads histories, as an ONNX file")
     onnx.add_argument("path", type=Path, help="the artifact's folder")
     onnx.add_argument("--out", type=Path, required=True, help="the file to make")
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not 0 <= int(text) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"must be in [0, {(1 << 16) - 1}], got {text}")
+    return int(text)

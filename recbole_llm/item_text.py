@@ -86,7 +86,6 @@ def render_texts(items: pd.DataFrame, template: str | None) -> list[str]:
         Texts in row order. A row whose fields are all empty gives "", whatever stands around them.
     Raises:
         ConfigError: the template names no field, or one that is not a column.
-        DataError: no text has a letter in it, so there is nothing for a language model to read.
 
     Example:
         columns title, genres; row ("Toy Story", "Comedy"): None gives "Toy Story. Comedy".
@@ -101,12 +100,22 @@ def render_texts(items: pd.DataFrame, template: str | None) -> list[str]:
             texts.append(". ".join(value for value in stripped if value))
         else:
             texts.append(template.format(**dict(zip(fields, stripped, strict=True))))
-    if not any(letter.isalpha() for text in texts for letter in text):
+    return texts
+
+
+def check_texts(items: pd.DataFrame, template: str | None) -> None:
+    """Check that there is something for a language model to read.
+
+    Raises:
+        ConfigError: as ``render_texts`` does.
+        DataError: no text has a letter in it.
+    """
+    if not any(letter.isalpha() for text in render_texts(items, template) for letter in text):
+        fields = list(items.columns) if template is None else _template_fields(template, items)
         raise DataError(
-            f"no item text: the fields {fields} hold no letter in {len(texts)} items. Name text "
+            f"no item text: the fields {fields} hold no letter in {len(items)} items. Name text "
             "fields with item_text, or train without text by --item_repr=id"
         )
-    return texts
 
 
 def _template_fields(template: str, items: pd.DataFrame) -> list[str]:

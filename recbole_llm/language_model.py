@@ -75,10 +75,12 @@ class LanguageModelLoss(nn.Module):
         if self._collator is None:
             inputs, wanted = tokens, tokens.masked_fill(is_real == 0, -100)
         else:
-            with same_draws(not self.training):
+            with same_draws(not self.network.base_model.training):
                 on_cpu, wanted = self._collator.torch_mask_tokens(tokens.cpu().clone())
             inputs, wanted = on_cpu.to(tokens.device), wanted.to(tokens.device)
         loss: Tensor = self.network(
             input_ids=inputs, attention_mask=is_real, labels=wanted, use_cache=False
         ).loss
-        return loss
+        # Of no token to guess the mean is NaN.
+        guessed = wanted if self._collator is not None else wanted[:, 1:]
+        return loss if (guessed != -100).any() else loss.nan_to_num(0.0)

@@ -92,7 +92,6 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             self._name_items() if options.decoder == "semantic_ids" else None,
         )  # fmt: skip
         self.tuned: TunedEncoder | None = None
-        self._is_stale = False
         self._epochs_since_refresh = 0
         if options.finetune is not None:
             self.tuned = dataset.tuned_encoder(str(self.device))
@@ -115,14 +114,12 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         """Switch between training and ranking; item vectors are built anew after each switch."""
         self._item_matrix = None
         super().train(mode)
-        if self._is_stale and not mode:
-            self._is_stale = False
-            self._refresh_texts()
         return self
 
-    def _refresh_texts(self) -> None:
+    def end_epoch(self) -> None:
         """Let a trained encoder read all texts anew, every ``encoder.refresh_epochs`` epochs."""
-        assert self.tuned is not None
+        if self.tuned is None:
+            return
         assert self.options.finetune is not None
         self._epochs_since_refresh += 1
         if self._epochs_since_refresh >= self.options.finetune.refresh_epochs:
@@ -189,7 +186,8 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         if not torch.isfinite(loss):
             users = [str(self.user_tokens[user]) for user in interaction[self.USER_ID].tolist()]
             raise TrainingError(
-                f"the loss is {loss.item()} on the batch of users {users}: look at their events "
+                f"the loss is {loss.item()} on the batch of users {users[:8]}"
+                f"{' and others' if len(users) > 8 else ''}: look at their events "
                 "and their items' texts, or lower learning_rate"
             )
         return loss
@@ -206,7 +204,6 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         item_seq, last = interaction[self.ITEM_SEQ], interaction[self.POS_ITEM_ID]
         catalogue = self.catalogue
         if self.tuned is not None:
-            self._is_stale = True
             catalogue = catalogue._replace(text_vectors=self.text_vectors.detach().requires_grad_())
         loss = training_loss(
             self.network, catalogue, self.options.objective, self.options.sequence, item_seq,
@@ -240,7 +237,9 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         if speller is not None:
             found, log_probs = speller.beam_search(states, self.name_tree, self.options.beam_size)
             nothing = states.new_full((len(states), self.n_items), -torch.inf)
-            return nothing.scatter(1, found, log_probs)
+            return nothing.scatter_reduce(
+                1, found, log_probs, "amax"
+            )  # of places beyond the last name
         scores = torch.addmm(
             self.item_bias, score_vectors(states, config), score_vectors(items, config).T
         )

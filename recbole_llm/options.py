@@ -6,7 +6,6 @@ missing one. Here our defaults are put beneath what the user gave, and each key 
 
 import difflib
 import logging
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from recbole_llm.inherited import inherited_settings
 from recbole_llm.layers import READERS, SequenceConfig
 from recbole_llm.modalities import Modality, media_options
 from recbole_llm.objective import Objective
+from recbole_llm.run_settings import check_value
 from recbole_llm.tfidf import NAME as TFIDF
 
 _log = logging.getLogger(__name__)
@@ -172,47 +172,49 @@ def model_options(config: Config) -> ModelOptions:
     Raises:
         ConfigError: a value of the wrong type or out of range; the message names the key.
     """
-    _check(
+    check_value(
         config, "item_repr", str, lambda v: v in ("id+text", "id", "text"), "id+text, id or text"
     )
-    _check(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
+    check_value(config, "encoder", str, bool, "a name, a path or a Hugging Face name")
     for key in ("item_text", "text_cache", "media_path"):
         if config[key] is not None:
-            _check(config, key, str, lambda _: True, "text, or ~")
-    _check(config, "text_size", int, lambda v: v >= 1, "at least 1")
-    _check(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
-    _check(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
-    _check(config, "n_layers", int, lambda v: v >= 1, "at least 1")
-    _check(config, "n_heads", int, lambda v: v >= 1, "at least 1")
-    _check(config, "inner_size", int, lambda v: v >= 1, "at least 1")
-    _check(config, "MAX_ITEM_LIST_LENGTH", int, lambda v: v >= 1, "at least 1")
-    _check(config, "hidden_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "attn_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "layer_norm_eps", float, lambda v: v > 0, "above 0")
-    _check(config, "initializer_range", float, lambda v: v > 0, "above 0")
+            check_value(config, key, str, lambda _: True, "text, or ~")
+    check_value(config, "text_size", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "text_whitening", float, lambda v: 0 <= v <= 1, "in [0, 1]")
+    check_value(config, "hidden_size", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "n_layers", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "n_heads", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "inner_size", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "MAX_ITEM_LIST_LENGTH", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "hidden_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "attn_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "layer_norm_eps", float, lambda v: v > 0, "above 0")
+    check_value(config, "initializer_range", float, lambda v: v > 0, "above 0")
     for key, names in _CHOICES.items():
-        _check(config, key, str, names.__contains__, " or ".join(names))
-    _check(config, "temperature", float, lambda v: v > 0, "above 0")
-    _check(config, "repeat_lags", int, lambda v: v >= 0, "at least 0")
-    _check(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
-    _check(config, "id_prior", float, lambda v: v > 0, "above 0")
-    _check(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "new_item_bias", float, math.isfinite, "a finite number")
-    _check(config, "name_levels", int, lambda v: v >= 1, "at least 1")
-    _check(config, "name_codes", int, lambda v: v >= 2, "at least 2")
-    _check(config, "beam_size", int, lambda v: v >= 1, "at least 1")
+        check_value(config, key, str, names.__contains__, " or ".join(names))
+    check_value(config, "temperature", float, lambda v: v > 0, "above 0")
+    check_value(config, "repeat_lags", int, lambda v: v >= 0, "at least 0")
+    check_value(config, "id_neighbors", int, lambda v: v >= 0, "at least 0")
+    check_value(config, "id_prior", float, lambda v: v > 0, "above 0")
+    check_value(config, "id_dropout_prob", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "new_item_bias", float, lambda _: True, "a finite number")
+    check_value(config, "name_levels", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "name_codes", int, lambda v: v >= 2, "at least 2")
+    check_value(config, "beam_size", int, lambda v: v >= 1, "at least 1")
     if config["decoder"] == "semantic_ids" and config["item_repr"] == "id":
         raise ConfigError(
             "decoder semantic_ids names items by their texts, which item_repr id has not"
         )
-    _check(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
-    _check(config, "n_targets", int, lambda v: v >= 1, "at least 1")
-    _check(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
-    _check(config, "dislike_loss_weight", float, lambda v: v >= 0, "at least 0")
-    _check(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "replay_share", float, lambda v: v >= 0, "at least 0")
+    check_value(config, "n_negatives", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "n_targets", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "target_decay", float, lambda v: 0 < v <= 1, "in (0, 1]")
+    check_value(config, "dislike_loss_weight", float, lambda v: v >= 0, "at least 0")
+    check_value(config, "ema_decay", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "replay_share", float, lambda v: v >= 0, "at least 0")
     if config["train_since"] is not None:
-        _check(config, "train_since", float, math.isfinite, "an instant in the time field's unit")
+        check_value(
+            config, "train_since", float, lambda _: True, "an instant in the time field's unit"
+        )
         if not config["warm_start"]:
             raise ConfigError(
                 f"train_since (got {config['train_since']!r}) learns what is new on top of an earlier "
@@ -289,15 +291,17 @@ def _finetune_options(config: Config) -> FinetuneOptions | None:
     kind = config["encoder.finetune"]
     if kind not in (None, "lora"):
         raise ConfigError(f"encoder.finetune must be ~ or lora, got {kind!r}")
-    _check(config, "encoder.lora_r", int, lambda v: v >= 1, "at least 1")
-    _check(config, "encoder.lora_targets", str, bool, "all-linear, or layer names joined by '+'")
-    _check(config, "encoder.lora_dropout", float, lambda v: 0 <= v < 1, "in [0, 1)")
-    _check(config, "encoder.learning_rate", float, lambda v: v > 0, "above 0")
-    _check(config, "encoder.items_per_step", int, lambda v: v >= 1, "at least 1")
-    _check(config, "encoder.refresh_epochs", int, lambda v: v >= 1, "at least 1")
-    _check(config, "encoder.text_loss_weight", float, lambda v: v >= 0, "at least 0")
-    _check(config, "encoder.mask_prob", float, lambda v: 0 < v < 1, "in (0, 1)")
-    _check(config, "encoder.gradient_checkpointing", bool, lambda _: True, "True or False")
+    check_value(config, "encoder.lora_r", int, lambda v: v >= 1, "at least 1")
+    check_value(
+        config, "encoder.lora_targets", str, bool, "all-linear, or layer names joined by '+'"
+    )
+    check_value(config, "encoder.lora_dropout", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "encoder.learning_rate", float, lambda v: v > 0, "above 0")
+    check_value(config, "encoder.items_per_step", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "encoder.refresh_epochs", int, lambda v: v >= 1, "at least 1")
+    check_value(config, "encoder.text_loss_weight", float, lambda v: v >= 0, "at least 0")
+    check_value(config, "encoder.mask_prob", float, lambda v: 0 < v < 1, "in (0, 1)")
+    check_value(config, "encoder.gradient_checkpointing", bool, lambda _: True, "True or False")
     if kind is None:
         return None
     first, *others = encoder_names(config["encoder"])
@@ -320,13 +324,13 @@ def _finetune_options(config: Config) -> FinetuneOptions | None:
 
 
 def _privacy_options(config: Config) -> PrivacyOptions | None:
-    _check(config, "privacy.max_grad_norm", float, lambda v: v > 0, "above 0")
-    _check(config, "privacy.popularity_share", float, lambda v: 0 <= v < 1, "in [0, 1)")
+    check_value(config, "privacy.max_grad_norm", float, lambda v: v > 0, "above 0")
+    check_value(config, "privacy.popularity_share", float, lambda v: 0 <= v < 1, "in [0, 1)")
     if config["privacy.epsilon"] is None:
         return None
-    _check(config, "privacy.epsilon", float, lambda v: 0 < v < math.inf, "above 0, or ~")
+    check_value(config, "privacy.epsilon", float, lambda v: v > 0, "above 0, or ~")
     if config["privacy.delta"] is not None:
-        _check(config, "privacy.delta", float, lambda v: 0 < v < 1, "in (0, 1), or ~")
+        check_value(config, "privacy.delta", float, lambda v: 0 < v < 1, "in (0, 1), or ~")
     _refuse_what_is_not_private(config)
     delta = config["privacy.delta"]
     return PrivacyOptions(
@@ -362,17 +366,6 @@ def options_as_dict(options: ModelOptions) -> dict[str, Any]:
     """The options as JSON types, for an artifact."""
     paths = {"text_cache": options.text_cache, "media_path": options.media_path}
     return {**asdict(options), **{key: path and str(path) for key, path in paths.items()}}
-
-
-def _check(config: Config, key: str, kind: type, is_valid: Any, expected: str) -> None:
-    value = config[key]
-    allowed = (int, float) if kind is float else kind
-    if (
-        isinstance(value, bool) != (kind is bool)
-        or not isinstance(value, allowed)
-        or not is_valid(value)
-    ):
-        raise ConfigError(f"{key} must be {expected} ({kind.__name__}), got {value!r}")
 
 
 def _recbole_keys() -> set[str]:

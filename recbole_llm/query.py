@@ -25,7 +25,7 @@ _RUN_COLUMNS = {
     "model_version": "VARCHAR", "model_data_cut": "DATE", "k": "INTEGER", "raw_rows": "BIGINT",
     "accepted_rows": "BIGINT", "late_rows": "BIGINT", "quarantined_rows": "BIGINT",
     "duplicate_rows": "BIGINT", "n_users": "BIGINT", "n_items": "BIGINT", "n_rows": "BIGINT",
-    "n_fallback_users": "BIGINT", "n_filled_rows": "BIGINT",
+    "n_fallback_users": "BIGINT", "n_short_users": "BIGINT", "n_filled_rows": "BIGINT",
     "n_carried_users": "BIGINT", "n_unknown_items": "BIGINT",
     "features_seconds": "DOUBLE", "score_seconds": "DOUBLE", "publish_seconds": "DOUBLE",
     "started_at": "TIMESTAMPTZ", "finished_at": "TIMESTAMPTZ", "path": "VARCHAR",

@@ -6,6 +6,7 @@ comparison is one flag away. For LLMSeqRec the trained network is exported as an
 """
 
 import logging
+import os
 import socket
 import sys
 import time
@@ -19,17 +20,19 @@ from recbole.config import Config
 from recbole.data.utils import create_samplers, get_dataloader
 from recbole.utils import ModelType, get_environment, get_model, init_logger, init_seed
 from torch.multiprocessing import get_context
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import ProcessException, spawn
 
 from recbole_llm import MODELS
 from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact, item_neighbors
-from recbole_llm.fit import fit, make_folder
+from recbole_llm.fit import fit
 from recbole_llm.options import apply_defaults, sequential_columns
+from recbole_llm.run_settings import check_depth, check_run, make_folder
 from recbole_llm.scoring.item_neighbors import write_neighbors
 
 _log = logging.getLogger(__name__)
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -78,16 +81,59 @@ def train(
         raise ConfigError(f"nproc must be at least 1, got {nproc}")
     if nproc == 1:
         return _train_process(model, dataset, config_file_list, config_dict, rank=None)
+    settings = dict(config_dict or {})
+    config = build_config(model, dataset, config_file_list, settings)  # its errors are told once
+    device = config["device"].type
+    if device == "cuda":
+        settings["gpu_id"] = _gpus(config, nproc)
     context = get_context("spawn")
     queue = context.SimpleQueue()
     address = f"tcp://localhost:{port or _free_port()}"
-    arguments = (model, dataset, config_file_list, config_dict, nproc, address, queue)
-    spawn(_worker, args=arguments, nprocs=nproc)  # type: ignore[no-untyped-call]
-    outcome = queue.get()
-    if isinstance(outcome, RecboleLlmError):
-        raise outcome
-    result: TrainResult = outcome
+    arguments = (model, dataset, config_file_list, settings, nproc, device, address, queue)
+    processes = spawn(_worker, arguments, nproc, join=False)  # type: ignore[no-untyped-call]
+    outcomes = _collect(processes, queue)
+    errors = [each for each in outcomes if isinstance(each, RecboleLlmError)]
+    if errors:
+        raise errors[0]
+    result: TrainResult = outcomes[0]
     return result
+
+
+def _gpus(config: Config, nproc: int) -> str:
+    """The GPUs of the processes, as RecBole's ``gpu_id``, which makes them visible.
+
+    Raises:
+        ConfigError: fewer were named than there are processes.
+    """
+    if "gpu_id" not in config.external_config_dict:
+        return ",".join(map(str, range(nproc)))
+    named = str(config["gpu_id"])
+    if len(named.split(",")) < nproc:
+        raise ConfigError(
+            f"gpu_id names a GPU for each of --nproc={nproc} processes, got {named!r}"
+        )
+    return named
+
+
+def _collect(processes: Any, queue: Any) -> list[Any]:
+    """What the processes tell, taken as it comes: the writer of a long message waits for its reader.
+
+    Raises:
+        ProcessException: one of them died, and none says why.
+    """
+    told: list[Any] = []
+    try:
+        is_done = False
+        while not is_done:
+            is_done = processes.join(timeout=_POLL_S)
+            while not queue.empty():
+                told.append(queue.get())
+    except ProcessException:
+        while not queue.empty():
+            told.append(queue.get())
+        if not any(isinstance(each, RecboleLlmError) for each in told):
+            raise
+    return told
 
 
 def _worker(
@@ -97,18 +143,21 @@ def _worker(
     config_file_list: list[str] | None,
     config_dict: dict[str, Any] | None,
     nproc: int,
+    device: str,
     address: str,
     queue: Any,
 ) -> None:
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
+    if device == "cuda":
+        assert config_dict is not None
+        os.environ["CUDA_VISIBLE_DEVICES"] = config_dict["gpu_id"]  # before CUDA looks for them
         torch.cuda.set_device(rank)
+    backend = "nccl" if device == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, address, world_size=nproc, rank=rank)
     try:
         outcome: Any = _train_process(model, dataset, config_file_list, config_dict, rank, nproc)
-    except RecboleLlmError as error:  # every process meets the same bad setting; one tells of it
+    except RecboleLlmError as error:
         outcome = error
-    if rank == 0:
+    if rank == 0 or isinstance(outcome, RecboleLlmError):
         queue.put(outcome)
     torch.distributed.destroy_process_group()
 
@@ -127,11 +176,15 @@ def _train_process(
     if rank is not None:
         _share_work(config, rank, nproc)
     init_seed(config["seed"], config["reproducibility"])
-    make_folder(Path("log") / config["model"])
+    for folder in (Path("log") / config["model"], Path(config["checkpoint_dir"])):
+        make_folder(folder)
+    if config["model"] in MODELS:
+        make_folder(_artifact_root(config))
     init_logger(config)
     logging.getLogger().info(config)
     started = time.monotonic()
     full_dataset, loaders = build_data(config)
+    check_depth(config, full_dataset.item_num)
     _log.info("data: %d rows to train on, %d items, %.1f s",
               len(loaders[0].dataset), full_dataset.item_num, time.monotonic() - started)  # fmt: skip
 
@@ -207,6 +260,7 @@ def build_config(
         )
     if model in MODELS:
         apply_defaults(config)
+    check_run(config)
     return config
 
 
@@ -215,7 +269,9 @@ def _recbole_config(
 ) -> Config:
     try:
         return Config(model, dataset, files, dict(settings))
-    except (AttributeError, LookupError, NotImplementedError, TypeError, ValueError) as error:
+    except (
+        AttributeError, LookupError, NotImplementedError, SyntaxError, TypeError, ValueError
+    ) as error:  # fmt: skip
         # RecBole checks few values by itself, and meets the others where it first uses them.
         is_negative = "should be None when the loss_type is CE" in str(error)
         if is_negative and settings.get("train_neg_sample_args", {}) is not None:
@@ -276,7 +332,8 @@ def _dataset_class(config: Config) -> type[Any]:
 
 def _share_work(config: Config, rank: int, nproc: int) -> None:
     """Tell RecBole's loaders and trainer that ``nproc`` processes share the batches."""
-    if config["model"] not in MODELS and not torch.cuda.is_available():
+    is_on_gpu = config["device"].type == "cuda"
+    if config["model"] not in MODELS and not is_on_gpu:
         raise ConfigError(
             f"--nproc={nproc} on CPUs works for {' and '.join(MODELS)} alone: RecBole's own trainer "
             "is for CUDA devices. Run this model with --nproc=1"
@@ -284,7 +341,7 @@ def _share_work(config: Config, rank: int, nproc: int) -> None:
     config["single_spec"] = False
     config["local_rank"] = rank
     config["world_size"] = config["nproc"] = nproc
-    if torch.cuda.is_available():
+    if is_on_gpu:
         config["device"] = torch.device("cuda", rank)
     if rank != 0:
         config["state"] = "error"

@@ -38,7 +38,10 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         config["single_spec"] = single_spec
         if not single_spec:
             devices = [config["local_rank"]] if self.device.type == "cuda" else None
-            self.distributed_model = DistributedDataParallel(self.model, device_ids=devices)
+            # Every process makes its buffers, the texts' vectors among them, from the same files.
+            self.distributed_model = DistributedDataParallel(
+                self.model, device_ids=devices, broadcast_buffers=False
+            )
         path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
         self.saved_model_file: str = str(path)
         self._private: PrivateSteps | None = None
@@ -73,9 +76,11 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         with torch.autograd.set_detect_anomaly(False):
             if self._private is not None:
                 return self._private.epoch(epoch_idx, show_progress)
-            return super()._train_epoch(
+            loss = super()._train_epoch(
                 train_data, epoch_idx, *args, show_progress=show_progress, **kwargs
             )
+            self.model.end_epoch()
+            return loss
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
         """Write weights, optimiser and counters; only the first process writes."""

@@ -82,6 +82,15 @@ class Warehouse:
         self.text_cache = self.root / "cache" / "text_vectors.sqlite"
         self.training = self.root / "training"
 
+    def check_there(self) -> None:
+        """Check that there is a warehouse, before something is kept, deleted or told of in it.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        if not self.root.is_dir():
+            raise NotFoundError(f"no warehouse at {self.root}; name its folder by --warehouse")
+
     def raw_day(self, day: str | None) -> str:
         """A day whose raw events were delivered: the given one, or the newest.
 

@@ -56,11 +56,13 @@ class Audit:
     n_rows: int
     n_users: int
     n_fallback_users: int
-    """Users without one row of the model."""
+    """Users in the table without one row of the model."""
+    n_short_users: int
+    """Active users without a list, for whom fewer than K items are left."""
     n_filled_rows: int
     """Rows that are not the model's."""
     bad_absent_users: int
-    """Active users without a recommendation."""
+    """Active users without a list for whom enough items are left."""
     bad_stranger_users: int
     """Users in the table who are not active."""
     bad_rank_users: int
@@ -159,7 +161,6 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
         "n_users": int((n_of > 0).sum()),
         "n_fallback_users": int((n_of > 0).sum()) - users_of(is_personal),
         "n_filled_rows": int((~is_personal).sum()),
-        "bad_absent_users": int((n_of == 0).sum()),
         "bad_rank_users": users_of(is_bad_rank),
         "bad_repeat_users": users_of(is_again),
         "bad_score_users": users_of(is_bad_score),
@@ -167,6 +168,7 @@ def audit_file(table: str | None, sequences: str | None, promise: Promise) -> di
         "bad_blocked_users": users_of(np.isin(pair, _pairs(state["blocked_ids"], found))),
         **_count_by_catalogue(who, item, reason, found, state, promise),
     }
+    counts["bad_absent_users"] = int((n_of == 0).sum()) - counts["n_short_users"]
     return counts
 
 
@@ -261,6 +263,7 @@ def _count_by_catalogue(
         "bad_market_rows": int((~catalogue.is_sold[market[who], known] & is_there).sum()),
         "bad_category_users": bad_category,
         "bad_reason_users": _count_needless(who, reason, market, catalogue, state, promise),
+        "n_short_users": _count_short(who, market, catalogue, state, promise),
     }
 
 
@@ -293,17 +296,9 @@ def _count_needless(
         for each in (REASON_REPEAT, REASON_UNCAPPED)
     )
     users = np.flatnonzero(n_repeats + n_uncapped)
-    lists = state.take(pa.array(users))
-    out = [lists["blocked_ids"]] + ([lists["item_ids"]] if promise.exclude_seen else [])
-    places, owners = (np.concatenate(each) for each in zip(*map(catalogue.find, out), strict=True))
-    width = len(catalogue.needed_ids) + 1
-    met = _pairs(lists["item_ids"], catalogue.needed_ids)
+    out = ["blocked_ids"] + ["item_ids"] * promise.exclude_seen
     bad = 0
-    for number, user in enumerate(users):
-        is_left = catalogue.is_available & catalogue.is_sold[market[user]]
-        is_left[places[owners == number]] = False
-        is_met = np.isin(catalogue.needed, met[met // width == number] % width)
-        is_left[catalogue.needing[~is_met]] = False
+    for user, is_left in zip(users, _left_for(users, out, market, catalogue, state), strict=True):
         n_left = n_within = int(is_left.sum())
         if promise.max_per_category:
             category = catalogue.categories[is_left]
@@ -313,6 +308,48 @@ def _count_needless(
         expected = max(0, promise.k - n_left), max(0, promise.k - n_within)
         bad += (n_repeats[user], n_repeats[user] + n_uncapped[user]) != expected
     return bad
+
+
+def _count_short(
+    who: NDArray[np.int64],
+    market: NDArray[np.int64],
+    catalogue: _Items,
+    state: pa.Table,
+    promise: Promise,
+) -> int:
+    """Users without a row who cannot have a list."""
+    n_here = (catalogue.is_sold & catalogue.is_available).sum(1)
+    n_out = pc.list_value_length(state["blocked_ids"]).to_numpy() + len(catalogue.needing)
+    may_be_short = n_here[market] - n_out < promise.k
+    may_be_short[who] = False
+    users = np.flatnonzero(may_be_short)
+    left = _left_for(users, ["blocked_ids"], market, catalogue, state)
+    return sum(int(is_left.sum()) < promise.k for is_left in left)
+
+
+def _left_for(
+    users: NDArray[np.int64],
+    out: list[str],
+    market: NDArray[np.int64],
+    catalogue: _Items,
+    state: pa.Table,
+) -> Iterator[NDArray[np.bool_]]:
+    """For each of some users, by their places in the state, the items that may stand in the list.
+
+    Args:
+        out: the state's columns of items that may not.
+    """
+    lists = state.take(pa.array(users))
+    found = [catalogue.find(lists[name]) for name in out]
+    places, owners = (np.concatenate(each) for each in zip(*found, strict=True))
+    width = len(catalogue.needed_ids) + 1
+    met = _pairs(lists["item_ids"], catalogue.needed_ids)
+    for number, user in enumerate(users):
+        is_left = catalogue.is_available & catalogue.is_sold[market[user]]
+        is_left[places[owners == number]] = False
+        is_met = np.isin(catalogue.needed, met[met // width == number] % width)
+        is_left[catalogue.needing[~is_met]] = False
+        yield is_left
 
 
 @functools.lru_cache(maxsize=1)

@@ -77,7 +77,7 @@ class NightConfig:
     users_per_batch: int
     """Users a task holds in memory at once."""
     max_fallback_share: float
-    """A larger share of users on the fallback fails the audit."""
+    """A larger share of users on the fallback, or without a list, fails the audit."""
     max_row_change: float
     """A row count that differs from the last published day by a larger share fails the audit."""
     keep_runs: int

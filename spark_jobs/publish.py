@@ -62,7 +62,8 @@ def find_faults(audit: Audit, config: NightConfig, rows_before: int | None) -> l
     if audit.n_rows == 0:
         faults.append("the table is empty")
         return faults
-    share = audit.n_fallback_users / max(audit.n_users, 1)
+    n_without = audit.n_fallback_users + audit.n_short_users
+    share = n_without / max(audit.n_users + audit.n_short_users, 1)
     if share > config.max_fallback_share:
         faults.append(
             f"fallback share {share:.3f} above max_fallback_share {config.max_fallback_share}"

@@ -62,8 +62,6 @@ def score_files(batches: Iterable[pa.RecordBatch], task: RankingTask) -> Iterato
         batches: column ``path`` string, files of sequences sorted by user.
     Yields:
         One row a file, schema ``SCORED_FILES_ARROW``.
-    Raises:
-        DataError: some user has fewer than K items left even with those met before.
     """
     for batch in batches:
         rows = [score_file(Path(path), task) for path in batch.column("path").to_pylist()]
@@ -77,7 +75,7 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
     everybody = file.read(["user_id", "state_hash"]).combine_chunks()
     carried = find_carried(task.base.value, everybody["user_id"], everybody["state_hash"], task.k)
     n_carried_users = int((carried.starts >= 0).sum())
-    n_done = n_unknown = 0
+    n_done = n_unknown = n_short = 0
     final = Path(task.output) / f"{path.name.partition('.')[0]}.parquet"
     staging = final.with_name(f".{final.name}-{uuid.uuid4().hex[:8]}")
     with open_table(staging) as writer:
@@ -89,13 +87,17 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
             anew = np.flatnonzero(starts < 0)
             lists, unknown = ranker.lists(users.take(anew), task.k)
             n_unknown += unknown
+            n_short += len(lists.short)
+            listed = np.delete(np.arange(len(users)), anew[[*lists.short]])
             if len(anew) < len(users):
-                lists = _merge(lists, carried.table, starts, task.k)
-            writer.write_batch(_rows(users["user_id"], lists, task), USERS_TO_READ * task.k)
+                lists = _merge(lists, carried.table, starts[listed], task.k)
+            names = users["user_id"].take(listed)
+            writer.write_batch(_rows(names, lists, task), USERS_TO_READ * task.k)
     os.replace(staging, final)
     return {
         "file": final.name,
         "n_users": n_done,
+        "n_short_users": n_short,
         "n_carried_users": n_carried_users,
         "n_unknown_items": n_unknown,
     }

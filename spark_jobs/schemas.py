@@ -122,6 +122,7 @@ SCORED_FILES_ARROW = pa.schema(
     [
         ("file", pa.string()),
         ("n_users", pa.int64()),
+        ("n_short_users", pa.int64()),
         ("n_carried_users", pa.int64()),
         ("n_unknown_items", pa.int64()),
     ]

@@ -111,7 +111,7 @@ def score_sequences(spark: SparkSession, files: list[str], task: RankingTask) ->
 
 
 def _check_files(scored: list[Row], attempt: Path, n_users: int) -> None:
-    """The files that the workers tell of are the ones that are there, and everybody is in them."""
+    """The files that the workers tell of are the ones that are there, and nobody was passed over."""
     for path in attempt.glob(".*"):
         path.unlink()  # of a task that was killed
     told, found = {row["file"] for row in scored}, {path.name for path in attempt.glob("*.parquet")}
@@ -201,6 +201,11 @@ def score(job: Job) -> None:
     scored = score_sequences(spark, files, task)
     _check_files(scored, attempt, features["n_users"])
     n_carried = sum(row["n_carried_users"] for row in scored)
+    if n_short := sum(row["n_short_users"] for row in scored):
+        _log.warning(
+            "%d of %d users get no list: fewer than k=%d items are left for them, others are hidden or "
+            "require what they have not met", n_short, features["n_users"], config.k,
+        )  # fmt: skip
     seconds = round(time.monotonic() - started, 1)
     replace_json(
         warehouse.runs(job.day) / "scored.json",

@@ -16,8 +16,8 @@ from benchmarks.quality.models import MODELS
 from benchmarks.quality.run import TOP
 
 OURS, CONTROL = "llmseqrec", "llmseqrec-tfidf"
-PEERS = ("pop", "markov", "sasrec", "gru4rec", "bert4rec", "sasrec-stock")
-OTHERS = (*PEERS, "unisrec", "linear", "recent", "collaborative", "content")
+PEERS = ("sasrec", "gru4rec", "bert4rec", "sasrec-stock")
+OTHERS = (*PEERS, "pop", "markov", "unisrec", "linear", "recent", "collaborative", "content")
 """All that are not our model with its own reader, the plain ones of ``strategies`` among them."""
 _HEAD = """# Quality
 

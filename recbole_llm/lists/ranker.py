@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
-from recbole_llm.errors import ArtifactError
+from recbole_llm.errors import ArtifactError, DataError
 from recbole_llm.lists.catalogue import Catalogue, Popular
 from recbole_llm.lists.sources import Readers, Sources
 from recbole_llm.lists.strategy import SOURCES, Strategy, read_strategy
@@ -61,7 +61,7 @@ def read_list_settings(run: Mapping[str, Any]) -> ListSettings:
 
 @dataclass(frozen=True)
 class Lists:
-    """K rows a user, in the users' order and by rank; B users."""
+    """K rows a user, in the users' order and by rank; B users have a list."""
 
     item_ids: pa.Array
     """(B * K,) string"""
@@ -71,6 +71,13 @@ class Lists:
     """(B * K,) string"""
     why: pa.Array
     """(B * K,) string, null where it is not said"""
+    short: dict[int, str] = field(default_factory=dict)
+    """Places of the users who have none, for fewer than K items are left even with those met before,
+    and what is to be said of each."""
+
+    def places(self, n_users: int) -> NDArray[np.int64]:
+        """(B,) places of those who have a list, among all who were asked for."""
+        return np.delete(np.arange(n_users), [*self.short])
 
 
 class Ranker:
@@ -154,8 +161,6 @@ class Ranker:
             k: K, rows of a list.
         Returns:
             The lists, and how many items of the histories the model does not know.
-        Raises:
-            DataError: some user has fewer than K items left even with those met before.
         """
         default = self._settings.default_market
         if not default:
@@ -168,7 +173,14 @@ class Ranker:
             for market, those in zip(names, members, strict=True)
         ]
         parts = [lists for lists, _ in done]
-        order = rows_from(np.argsort(np.concatenate([*members, []])) * k, k)
+        parts_members = list(zip(parts, members, strict=True))
+        at = [those[lists.places(len(those))] for lists, those in parts_members]
+        order = rows_from(np.argsort(np.concatenate([*at, []])) * k, k)
+        short = {
+            int(those[place]): told
+            for lists, those in parts_members
+            for place, told in lists.short.items()
+        }
         none = pa.array([], pa.string())
         together = Lists(
             pa.concat_arrays([none, *(lists.item_ids for lists in parts)]).take(order),
@@ -177,6 +189,7 @@ class Ranker:
             ),
             pa.concat_arrays([none, *(lists.reasons for lists in parts)]).take(order),
             pa.concat_arrays([none, *(lists.why for lists in parts)]).take(order),
+            short,
         )
         return together, sum(unknown for _, unknown in done)
 
@@ -219,24 +232,57 @@ class Ranker:
             ranked = np.where(is_there & (sources == 0), self._rows[places], 0)
         told = self._told(read, lengths, ranked)
         reasons = _REASONS.take(pa.array(sources.reshape(-1)))
-        if len(short := np.flatnonzero(~is_there[:, -1])):
-            filled = np.array(items.to_pylist(), dtype=object).reshape(-1, k)
-            why_there = np.array(reasons.to_pylist(), dtype=object).reshape(-1, k)
-            popular = self._popular_in(market)
-            for user, of_user in zip(short.tolist(), users.take(short).to_pylist(), strict=True):
-                n = int(is_there[user].sum())
-                first, last = np.searchsorted(waiting.owners, [user, user + 1])
-                wait = [self.catalogue.items[place] for place in waiting.values[first:last]]
-                of_user["blocked_ids"] = [*of_user["blocked_ids"], *wait]
-                more = popular.fill(of_user, filled[user, :n].tolist(), k)
-                filled[user, n:] = [item for item, _, _ in more]
-                why_there[user, n:] = [reason for _, _, reason in more]
-                scores[user, n:] = [share for _, share, _ in more]
-                # A share says nothing beside a score of the model: it stands no higher than the last.
-                scores[user] = np.minimum.accumulate(scores[user])
-            items, reasons = pa.array(filled.reshape(-1)), pa.array(why_there.reshape(-1))
+        lists = Lists(items, pa.array(scores.reshape(-1)), reasons, told)
+        lists = self._filled(lists, users, market, k, is_there, waiting)
         n_unknown = len(users["item_ids"].flatten()) - len(met.values)
-        return Lists(items, pa.array(scores.reshape(-1)), reasons, told), n_unknown
+        return lists, n_unknown
+
+    def _filled(
+        self, lists: Lists, users: pa.RecordBatch, market: str, k: int, is_there: NDArray[np.bool_],
+        waiting: Pairs,
+    ) -> Lists:  # fmt: skip
+        """Popular items where the model, or another source, has too few.
+
+        Args:
+            lists: K rows of each user.
+            is_there: (B, K) whether a row is one; those of a user come first.
+            waiting: places of the catalogue that require what a user has not met, rising by user.
+        """
+        incomplete = np.flatnonzero(~is_there[:, -1])
+        if not len(incomplete):
+            return lists
+        short: dict[int, str] = {}
+        items, reasons = (
+            np.array(column.to_pylist(), dtype=object).reshape(-1, k)
+            for column in (lists.item_ids, lists.reasons)
+        )
+        scores = lists.scores.to_numpy().reshape(-1, k).copy()
+        popular = self._popular_in(market)
+        for user, of_user in zip(
+            incomplete.tolist(), users.take(incomplete).to_pylist(), strict=True
+        ):
+            n = int(is_there[user].sum())
+            first, last = np.searchsorted(waiting.owners, [user, user + 1])
+            wait = [self.catalogue.items[place] for place in waiting.values[first:last]]
+            of_user["blocked_ids"] = [*of_user["blocked_ids"], *wait]
+            try:
+                more = popular.fill(of_user, items[user, :n].tolist(), k)
+            except DataError as error:
+                short[user] = str(error)
+                continue
+            items[user, n:] = [item for item, _, _ in more]
+            reasons[user, n:] = [reason for _, _, reason in more]
+            scores[user, n:] = [share for _, share, _ in more]
+            # A share says nothing beside a score of the model: it stands no higher than the last.
+            scores[user] = np.minimum.accumulate(scores[user])
+        columns = (
+            pa.array(items.reshape(-1)), pa.array(scores.reshape(-1)), pa.array(reasons.reshape(-1)),
+            lists.why,
+        )  # fmt: skip
+        if short:
+            rows = rows_from(np.delete(np.arange(len(users)), [*short]) * k, k)
+            columns = tuple(column.take(rows) for column in columns)
+        return Lists(*columns, short=short)
 
     def _out(self, users: pa.RecordBatch) -> Pairs:
         """Places of the catalogue that single users do not get."""

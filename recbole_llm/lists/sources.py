@@ -18,7 +18,7 @@ from recbole_llm.scoring.item_neighbors import ItemNeighbors
 from recbole_llm.scoring.rules import first_within_cap
 
 _DEPTH = 100
-"""Places of a source's list that are looked at, or twice those wanted."""
+"""Places of a source's list that are looked at, or as many as are wanted."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Sources:
             np.full(shape, -1, dtype=np.int64), np.full(shape, -np.inf, dtype=np.float32),
             np.zeros(shape, dtype=np.int64),
         )  # fmt: skip
-        depth = max(_DEPTH, 2 * k)
+        depth = max(_DEPTH, k)  # for shorter lists the same, so that a list begins as a longer one
         chosen = [strategy.of(n) for n in n_met.tolist()]
         for sources in dict.fromkeys(chosen):
             members = np.array([n for n, each in enumerate(chosen) if each == sources])

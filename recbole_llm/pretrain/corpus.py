@@ -50,6 +50,7 @@ class Corpus:
         return [
             "\n".join(self.texts[item] for item in items[start : start + n_items])
             for items in self.sequences
+            if len(items)
             for start in range(0, max(len(items) - 1, 1), n_items)
         ]
 
@@ -68,7 +69,8 @@ def read_corpus(
     """The corpus of a data set and its split.
 
     Raises:
-        DataError: fewer than two items have a text, or nobody met two of them.
+        DataError: fewer than two items have a text, nobody met two of them, or nobody met another
+            behind them.
     """
     texts = dataset.item_texts()
     has_text = np.array([bool(text) for text in texts])
@@ -79,5 +81,10 @@ def read_corpus(
         raise DataError(
             f"nothing to pre-train on: {len(corpus.described())} different item texts, and "
             f"{sum(len(items) > 1 for items in sequences)} users with two items that have one"
+        )
+    if not len(corpus.valid_pairs()):
+        raise DataError(
+            "nothing to hold what is learnt against: the split leaves no user a validation item with a "
+            "text, and another one before it; lower the filters, or take a larger data set"
         )
     return corpus

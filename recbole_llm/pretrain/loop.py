@@ -27,7 +27,7 @@ from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
-from recbole_llm.errors import ArtifactError, ConfigError
+from recbole_llm.errors import ArtifactError, ConfigError, TrainingError
 from recbole_llm.json_files import check_record, read_json
 from recbole_llm.lora import add_lora, checkpoint_activations, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
@@ -40,6 +40,7 @@ from recbole_llm.warehouse import replace_json
 _log = logging.getLogger(__name__)
 _ABOUT = "pretrain.json"
 _TRAINED = "trained.safetensors"
+_SETTINGS = "settings.json"
 
 
 def pretrain(
@@ -73,6 +74,7 @@ def pretrain(
     resume_from = _last_checkpoint(checkpoints, about)
     set_seed(options.seed)
     trainer, valid = _trainer(corpus, spec, path, options, checkpoints)
+    replace_json(checkpoints / _SETTINGS, about)
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     untaught = checkpoints / "untaught.json"
     if resume_from is None:  # also where a killed run left it: it draws random numbers
@@ -85,7 +87,13 @@ def pretrain(
         put_network(model, model.transformers_model.merge_and_unload())
     history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     evaluations = [read_json(untaught), *history]
-    kept = next(entry for entry in history if entry["step"] == trainer.state.best_global_step)
+    best = trainer.state.best_global_step
+    if best is None:
+        raise TrainingError(
+            f"no evaluation's {trainer.args.metric_for_best_model} is a number: remove {checkpoints}, "
+            "and lower learning_rate"
+        )
+    kept = next(entry for entry in history if entry["step"] == best)
     _tell_kept(evaluations[0], kept)
     told = {
         **about, "valid_users": len(valid),
@@ -108,12 +116,12 @@ def _corpus(dataset: str, options: PretrainOptions, settings: dict[str, Any]) ->
 
 
 def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
-    """The newest whole checkpoint of this same run; the folder is made for a new one."""
-    settings = folder / "settings.json"
+    """The newest whole checkpoint of this same run; the folder is made for a new one, and is one once
+    its settings stand in it."""
+    settings = folder / _SETTINGS
     if not settings.is_file():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        replace_json(settings, about)
         return None
     before = check_record(read_json(settings), {}, settings)
     now = json.loads(json.dumps(about))

@@ -96,7 +96,7 @@ class DenoisingLoss(DenoisingAutoEncoderLoss):
     def forward(self, sentence_features: Any, labels: Any) -> Tensor:
         """Mean negative log-likelihood of a batch's tokens, in nats."""
         (features,) = sentence_features
-        with same_draws(not self.training):
+        with same_draws(not self.encoder.training):
             damaged = delete_tokens(features, self._deletion_prob)
         loss: Tensor = super().forward([damaged, features], labels)
         return loss

@@ -17,7 +17,7 @@ from recbole_llm.errors import (
     RecboleLlmError,
     UnavailableError,
 )
-from recbole_llm.serve.guards import ApiKeys, Counted, TooLarge, TooMany
+from recbole_llm.serve.guards import ApiKeys, Counted, Locked, TooLarge, TooMany
 from recbole_llm.serve.metrics import Metrics
 from recbole_llm.serve.routes import ALWAYS, routes
 from recbole_llm.serve.service import Service
@@ -70,8 +70,11 @@ def create_app(service: Service, keys: ApiKeys) -> FastAPI:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         return JSONResponse({"detail": "; ".join(faults)}, 422)
 
-    app.add_middleware(TooLarge, most_bytes=settings.max_body_kib << 10)
+    # From the inside out: who only sends slowly takes no place from others.
     app.add_middleware(TooMany, most=settings.max_in_flight, always=ALWAYS, on_refused=metrics.shed)
+    app.add_middleware(TooLarge, most_bytes=settings.max_body_kib << 10)
+    pages = {"/", *(f"/{name}" for name in _PAGE)}
+    app.add_middleware(Locked, keys=keys, always={"/health", str(app.openapi_url), *pages})
     app.add_middleware(Counted, count=metrics.count, headers=_HEADERS)
     return app
 

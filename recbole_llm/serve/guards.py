@@ -1,5 +1,6 @@
-"""What stands around every request: its size, how many there are, who asks, how long it takes."""
+"""What stands around every request: who asks, its size, how many there are, how long it takes."""
 
+import asyncio
 import hmac
 import os
 import time
@@ -14,7 +15,10 @@ KEYS_FILE = "RECBOLE_LLM_API_KEYS_FILE"
 """The environment variable that names a file of keys, one a line."""
 KEYS = "RECBOLE_LLM_API_KEYS"
 """The environment variable that holds keys itself, between blanks; it goes before the file."""
+HEADER = "X-API-Key"
 _LEAST_CHARACTERS = 16
+_BODY_S = 10
+"""Seconds in which a body has to come."""
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -47,20 +51,46 @@ class ApiKeys:
 
 
 def read_api_keys() -> ApiKeys:
-    """The keys that the environment gives; none where it gives none.
+    """The keys that the environment gives; none where neither variable is set.
 
     Raises:
-        ConfigError: a key is too short, or others may read the file.
+        ConfigError: what is set holds no key, a key is too short, or others may read the file.
     """
-    text = os.environ.get(KEYS)
+    text, name = os.environ.get(KEYS), KEYS
     if not text and (named := os.environ.get(KEYS_FILE)):
-        text = read_secret(Path(named))
+        text, name = read_secret(Path(named)), KEYS_FILE
     keys = (text or "").split()
+    if not keys and {KEYS, KEYS_FILE} & os.environ.keys():
+        raise ConfigError(f"{name} is set and gives no key; unset it to let everybody here ask")
     if any(len(key) < _LEAST_CHARACTERS for key in keys):
         raise ConfigError(
             f"an API key has at least {_LEAST_CHARACTERS} characters; make a longer one"
         )
     return ApiKeys(keys)
+
+
+class Locked:
+    """Answers 401 where a key is needed and not given, before anything of a body is read.
+
+    Args:
+        application: what answers the others.
+        keys: who may ask; with none everybody may.
+        always: paths that are answered all the same.
+    """
+
+    def __init__(self, application: Application, keys: ApiKeys, always: set[str]) -> None:
+        self._application = application
+        self._keys = keys
+        self._always = always
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it."""
+        if scope["type"] == "http" and scope["path"] not in self._always:
+            given = dict(scope["headers"]).get(HEADER.lower().encode(), b"")
+            if not self._keys.opens(given.decode("latin-1")):
+                await _refuse(send, 401, f"give a key in the header {HEADER}", [])
+                return
+        await self._application(scope, receive, send)
 
 
 class TooMany:
@@ -101,7 +131,8 @@ class TooMany:
 
 
 class TooLarge:
-    """Answers 413 where a body is larger than it may be, before it is read to its end.
+    """Answers 413 where a body is larger than it may be, before it is read to its end, and 408 where
+    it does not come.
 
     Args:
         application: what answers the others.
@@ -117,16 +148,21 @@ class TooLarge:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        parts, size = [], 0
-        while True:
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._most:
-                await _refuse(send, 413, f"a body may have {self._most} bytes", [])
-                return
-            parts.append(message)
-            if message["type"] != "http.request" or not message.get("more_body"):
-                break
+        parts: list[Message] = []
+        size = 0
+        try:
+            async with asyncio.timeout(_BODY_S):
+                while not parts or parts[-1].get("more_body"):
+                    parts.append(await receive())
+                    size += len(parts[-1].get("body", b""))
+                    if size > self._most:
+                        break
+        except TimeoutError:
+            await _refuse(send, 408, f"a body has to come within {_BODY_S} seconds", [])
+            return
+        if size > self._most:
+            await _refuse(send, 413, f"a body may have {self._most} bytes", [])
+            return
 
         async def again() -> Message:
             return parts.pop(0) if parts else await receive()

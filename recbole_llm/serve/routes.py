@@ -1,14 +1,14 @@
 """What may be asked over HTTP, and the answers' form."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi import APIRouter, Depends, Path, Query, Response
 from fastapi.responses import PlainTextResponse
 from fastapi.security import APIKeyHeader
 
 from recbole_llm.lists.users import User
-from recbole_llm.serve.guards import ApiKeys
+from recbole_llm.serve.guards import HEADER, ApiKeys
 from recbole_llm.serve.metrics import TEXT, Metrics
 from recbole_llm.serve.schemas import (
     EVENT_TYPES,
@@ -42,6 +42,7 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
         (400, "The body is no JSON."),
         (401, "The key is missing or wrong."),
         (404, "The user, or the item, is not there."),
+        (408, "The body did not come in time."),
         (413, "The body is too large."),
         (422, "What was asked is not what the schema says, or cannot be answered."),
         (503, "Too many requests at once; try again."),
@@ -58,7 +59,8 @@ def routes(service: Service, keys: ApiKeys, metrics: Metrics) -> APIRouter:
         metrics: what counts.
     """
     router = APIRouter()
-    needed = [Depends(_key_check(keys))] if keys else []
+    # Who may ask is settled before; this tells of it.
+    needed = [Depends(APIKeyHeader(name=HEADER, auto_error=False))] if keys else []
     closed = APIRouter(dependencies=needed, responses=_ERRORS)
     _add_lists(closed, service)
     _add_explain(closed, service)
@@ -80,16 +82,6 @@ def routes(service: Service, keys: ApiKeys, metrics: Metrics) -> APIRouter:
 
     router.include_router(closed)
     return router
-
-
-def _key_check(keys: ApiKeys) -> Callable[..., Any]:
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
-
-    async def check_key(key: Annotated[str | None, Depends(header)]) -> None:
-        if not keys.opens(key):
-            raise HTTPException(401, "give a key in the header X-API-Key")
-
-    return check_key
 
 
 def _add_lists(router: APIRouter, service: Service) -> None:
@@ -192,6 +184,7 @@ async def _user(
     """Whom a request is about, after what it tells of them."""
     events = [(e.item_id, EVENT_TYPES[e.event_type], e.timestamp) for e in asked.events]
     if isinstance(asked, UserList | ExplainUser):
-        return user_after(await service.user(asked.user_id), events, asked.market, MAX_HISTORY)
+        user, most = await service.user(asked.user_id), service.snapshot.max_history
+        return user_after(user, events, asked.market, most)
     met = [(item, "", None) for item in asked.history]
     return user_after(User(""), [*met, *events], asked.market, MAX_HISTORY)

@@ -48,10 +48,13 @@ def serve(
     service = Service(Source(warehouse, artifact), settings, warehouse)
     if not keys:
         _log.warning("no API key is set: whoever is on this machine may ask")
-    uvicorn.run(
+    config = uvicorn.Config(
         create_app(service, keys), host=host, port=port, log_level="warning", access_log=False,
         timeout_graceful_shutdown=_CLOSE_S, server_header=False, date_header=False,
     )  # fmt: skip
+    listening = config.bind_socket()
+    _log.info("answering on %s port %d", *listening.getsockname()[:2])
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def _is_local(host: str) -> bool:

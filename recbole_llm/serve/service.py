@@ -167,13 +167,7 @@ class Service:
         return [{**row, "user_id": name} for row in rows]
 
     def _rank(self, asked: Sequence[tuple[User, int]]) -> list[Ranked | Exception]:
-        snapshot = self.snapshot
-        try:
-            return [*_ranked(snapshot, asked)]
-        except DataError as error:
-            if len(asked) == 1:
-                return [error]
-            return [answer for each in asked for answer in self._rank([each])]
+        return _ranked(self.snapshot, asked)
 
 
 def history_of(snapshot: Snapshot, user: User) -> list[str]:
@@ -182,22 +176,24 @@ def history_of(snapshot: Snapshot, user: User) -> list[str]:
     return [event.item_id for event in reversed(user.met) if event.item_id not in unread]
 
 
-def _ranked(snapshot: Snapshot, asked: Sequence[tuple[User, int]]) -> list[Ranked]:
-    """Rank for several users together.
-
-    Raises:
-        DataError: for one of them fewer than K items are left.
-    """
+def _ranked(snapshot: Snapshot, asked: Sequence[tuple[User, int]]) -> list[Ranked | Exception]:
+    """Rank for several users together; an error is for whom fewer than K items are left."""
     users = as_batch([user for user, _ in asked], snapshot.categories)
     most = max(k for _, k in asked)
     lists, _ = snapshot.ranker.lists(users, most)
     items, scores = lists.item_ids.to_pylist(), lists.scores.to_pylist()
     reasons = lists.reasons.to_pylist()
-    found = []
+    starts = iter(range(0, len(items), most))
+    found: list[Ranked | Exception] = []
     for place, (user, k) in enumerate(asked):
-        own = range(place * most, place * most + k)
-        rows = [Row(items[n], scores[n], reasons[n]) for n in own]
-        found.append(Ranked(user, rows, snapshot))
+        if place not in lists.short:
+            start = next(starts)
+            rows = [Row(items[n], scores[n], reasons[n]) for n in range(start, start + k)]
+            found.append(Ranked(user, rows, snapshot))
+        elif k < most:  # so many may be left
+            found += _ranked(snapshot, [(user, k)])
+        else:
+            found.append(DataError(lists.short[place]))
     return found
 
 

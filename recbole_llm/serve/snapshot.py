@@ -55,6 +55,8 @@ class Snapshot:
     sequences: tuple[UserFile, ...]
     opinions: tuple[UserFile, ...]
     warehouse: Warehouse | None
+    max_history: int = 0
+    """Newest events of a user's history that a night keeps."""
 
     @property
     def model_version(self) -> str:
@@ -146,6 +148,7 @@ class Source:
                 path, Ranker(scorer, catalogue, rules, path),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
                 user_files(features, "sequences"), user_files(features, "opinions"), self._warehouse,
+                self._warehouse.features_manifest(run["ds"])["settings"]["max_history"],
             )  # fmt: skip
         _log.info(
             "model %s, %d items on sale, %s, %.1f s", snapshot.model_version,

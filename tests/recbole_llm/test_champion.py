@@ -189,3 +189,14 @@ def test_a_challenger_needs_days_before_those_it_is_judged_by(
     config.write_text(config.read_text().replace("days: 2", "days: 99"))
     with pytest.raises(DataError, match="no event to train on"):
         train_champion(warehouse, config, DAY, if_none=False)
+
+
+def test_a_decoder_that_nights_do_not_rank_by_is_told_before_training(
+    warehouse: Warehouse, tmp_path: Path
+) -> None:
+    config = tmp_path / "night.yaml"
+    config.write_text("training: {model: LLMSeqRec, decoder: semantic_ids}\n")
+    with pytest.raises(
+        ConfigError, match="must be softmax, by which nights rank; got 'semantic_ids'"
+    ):
+        train_champion(warehouse, config, DAY, if_none=False)

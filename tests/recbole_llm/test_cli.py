@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -82,3 +83,30 @@ def test_compress(
     assert "is compressed already" in capsys.readouterr().err
     assert main(["compress", "onnx", str(smaller), "--out", str(tmp_path / "states.onnx")]) == 0
     assert (tmp_path / "states.onnx").is_file()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["lookup", "--user", "1"], ["train"], ["expire"], ["rollback"], ["explain", "--user", "1"]],
+)
+def test_a_day_that_is_none(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "--day", "2024-5-1"]) == 2
+    assert "a day is written YYYY-MM-DD" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["lookup", "--user", "1", "--k", "0"], "--k: must be at least 1, got 0"),
+        (["explain", "--user", "1", "--k", "-2"], "--k: must be at least 1, got -2"),
+        (["lookup", "--user", "1", "--k", "x"], "--k: invalid"),
+        (["serve", "--port", "99999"], "--port: must be in .0, 65535., got 99999"),
+    ],
+)
+def test_numbers_that_flags_do_not_take(
+    flags: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(flags)
+    assert stop.value.code == 2
+    assert re.search(told, capsys.readouterr().err)

@@ -167,3 +167,17 @@ def test_flags_of_the_program_that_recbole_runs_in(
 def test_settings_of_other_recbole_models_are_let_pass(tmp_path: Path) -> None:
     write_cycle(tmp_path)
     assert _config(tmp_path, "cycle", embedding_size=32)["embedding_size"] == 32
+
+
+@pytest.mark.parametrize("field", ["item", "user"])
+def test_ids_that_pandas_takes_for_none_are_ids(tmp_path: Path, field: str) -> None:
+    odd = ["NA", "null", "None", "nan", ""]
+    items = [*odd, "a", "b"] if field == "item" else list("abcdefg")
+    users = odd if field == "user" else [f"u{n}" for n in range(5)]
+    sequences = {user: items[n:] + items[:n] for n, user in enumerate(users)}
+    write_atomic(tmp_path, "odd", sequences, {})
+    dataset = LLMSeqRecDataset(_config(tmp_path, "odd"))
+    known = {*users[:5], *items} - {""}
+    names = {*dataset.field2id_token["user_id"][1:], *dataset.field2id_token["item_id"][1:]}
+    assert names == known
+    assert dataset.inter_num == 35 - (5 if field == "item" else 7)  # but those with no id

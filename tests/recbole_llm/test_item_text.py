@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from recbole_llm.errors import ConfigError, DataError
-from recbole_llm.item_text import read_text_columns, render_texts
+from recbole_llm.item_text import check_texts, read_text_columns, render_texts
 
 
 def _items(**columns: list[str]) -> pd.DataFrame:
@@ -52,4 +52,5 @@ def test_bad_template(template: str) -> None:
 
 def test_numbers_are_not_text() -> None:
     with pytest.raises(DataError, match="no item text: the fields .* hold no letter in 2 items"):
-        render_texts(_items(category=["12", "7"]), None)
+        check_texts(_items(category=["12", "7"]), None)
+    assert render_texts(_items(title=["1917"]), None) == ["1917"]  # one that is new, beside others

@@ -208,7 +208,7 @@ def test_a_looser_budget_learns_more(tmp_path: Path) -> None:
         ({"enable_amp": True}, "enable_amp"),
         ({"encoder.finetune": "lora", "item_repr": "id+text"}, "encoder.finetune"),
         (
-            {"eval_args": {"group_by": None, "split": {"RS": [0.8, 0.1, 0.1]}}},
+            {"eval_args": {"group_by": None, "order": "TO", "split": {"RS": [0.8, 0.1, 0.1]}}},
             "group_by other than",
         ),
         ({"privacy.epsilon": 0}, r"privacy.epsilon must be above 0, or ~ \(float\), got 0"),

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from recbole_llm.errors import ConfigError
+from recbole_llm.fit import fit
 from recbole_llm.name_decoder import NameDecoder, name_tree
 from recbole_llm.semantic_ids import semantic_ids
-from recbole_llm.train import train
+from recbole_llm.train import build_config, build_data, train
 from tests.data import write_cycle
 
 
@@ -91,5 +92,12 @@ def test_a_model_that_spells_names_learns_the_cycle(tmp_path: Path) -> None:
     result = train("LLMSeqRec", "cycle", None, settings)
     assert result.test_result["mrr@10"] > 0.8
     assert result.artifact is None
+    wide = {**settings, "beam_size": 100, "epochs": 0}  # most of its places are nobody's
+    config = build_config("LLMSeqRec", "cycle", None, wide)
+    _, (rows, held_out, _) = build_data(config)
+    model = fit(config, rows, held_out).network.eval()
+    batch = next(iter(held_out))[0]
+    with torch.no_grad():
+        assert torch.isfinite(model.full_sort_predict(batch).view(len(batch), -1)[:, 1:]).all()
     with pytest.raises(ConfigError, match="names items by their texts"):
         train("LLMSeqRec", "cycle", None, {**settings, "item_repr": "id"})

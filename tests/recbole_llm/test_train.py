@@ -3,10 +3,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch.multiprocessing import get_context
+from torch.multiprocessing.spawn import ProcessException, spawn
 
-from recbole_llm.errors import ConfigError, DataError
+from recbole_llm.errors import ConfigError, DataError, TrainingError
 from recbole_llm.scoring import load_artifact
-from recbole_llm.train import _share_work, build_config, build_data, train
+from recbole_llm.train import _collect, _gpus, _share_work, build_config, build_data, train
 from tests.data import write_cycle
 
 _SMALL: dict[str, Any] = {
@@ -131,3 +133,41 @@ def test_an_encoder_that_is_not_there_stops_before_training(
     settings = {**_SMALL, "data_path": str(tmp_path), "item_repr": "text", "encoder": "no/model"}
     with pytest.raises(ConfigError, match="encoder 'no/model' not found"):
         train("LLMSeqRec", "cycle", None, settings)
+
+
+def _tell(rank: int, told: tuple[str | None, str | None], queue: Any) -> None:
+    if (words := told[rank]) is None:
+        raise RuntimeError("the connection was closed by a peer")
+    queue.put(TrainingError(words))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("told", [(None, "why"), ("w" * (1 << 18), "why")])
+def test_what_one_process_tells_is_heard(told: tuple[str | None, str | None]) -> None:
+    """Also where another died of it, and where it is long."""
+    queue = get_context("spawn").SimpleQueue()
+    processes = spawn(_tell, (told, queue), 2, join=False)  # type: ignore[no-untyped-call]
+    heard = {str(error) for error in _collect(processes, queue)}
+    assert heard == {words for words in told if words is not None}
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_in_silence_is_an_error() -> None:
+    queue = get_context("spawn").SimpleQueue()
+    processes = spawn(_tell, ((None, None), queue), 2, join=False)  # type: ignore[no-untyped-call]
+    with pytest.raises(ProcessException, match="closed by a peer"):
+        _collect(processes, queue)
+
+
+def test_each_process_has_a_gpu(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+
+    def gpus(**given: Any) -> str:
+        return _gpus(
+            build_config("SASRec", "cycle", None, {"data_path": str(tmp_path), **given}), 2
+        )
+
+    assert gpus() == "0,1"
+    assert gpus(gpu_id="2,5") == "2,5"
+    with pytest.raises(ConfigError, match="a GPU for each of --nproc=2 processes, got '3'"):
+        gpus(gpu_id=3)

@@ -74,3 +74,14 @@ def test_only_storing_and_distributing_differ_from_recbole() -> None:
         "__init__", "fit", "_build_optimizer", "_train_epoch", "_save_checkpoint", "resume_checkpoint",
         "evaluate", "_load_weights",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("eval_step", [0, 2])
+def test_the_model_is_told_of_each_epoch_validated_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_step: int
+) -> None:
+    ends: list[bool] = []
+    monkeypatch.setattr(LLMSeqRec, "end_epoch", lambda model: ends.append(model.training))
+    trainer, (train, valid, _) = _trainer(tmp_path, epochs=3, eval_step=eval_step)
+    trainer.fit(train, valid, verbose=False, saved=False)
+    assert ends == [True] * 3

@@ -124,6 +124,16 @@ def test_what_was_brought_stays_where_training_adds_nothing(source: Path, other_
     assert found.best_valid_result["ndcg@1"] > 0.9
 
 
+@pytest.mark.parametrize("settings", [{"eval_step": 0}, {"privacy.epsilon": 8.0}])
+def test_what_no_epoch_was_held_against_does_not_stand_for_the_training(
+    source: Path, other_shop: Path, settings: dict[str, Any]
+) -> None:
+    """Weights that forget all they brought are the ones that were trained."""
+    found = _started(source, other_shop, epochs=1, learning_rate=100.0, ema_decay=0.0, **settings)
+    assert (found.epochs, found.best_epoch) == (1, None)
+    assert found.test_result["recall@1"] < 0.9
+
+
 def test_a_text_like_no_old_one_is_drawn_toward_the_mean() -> None:
     def trust(*new: list[float]) -> list[float]:
         old = [[0.0, 0, 0], [1, 0, 0], [0, 2, 0]]

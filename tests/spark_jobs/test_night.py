@@ -19,6 +19,7 @@ from recbole_llm.scoring import load_scorer, write_artifact
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs import schemas
 from spark_jobs.config import load_night_config
+from spark_jobs.job import run_each
 from spark_jobs.prepare_features import prepare
 from spark_jobs.publish import publish
 from spark_jobs.score_users import score
@@ -106,14 +107,14 @@ def _rewrite(path: Path, query: str) -> None:
 def test_a_faulty_table_is_not_published(second_half: Any) -> None:
     warehouse = second_half()
     before = _table(warehouse)
-    second_half(steps=(score,))
+    second_half(steps=(score,), dislike_weight=0.9)
     _rewrite(warehouse.root / warehouse.scored_manifest(DAY)["path"], "SELECT * FROM rows LIMIT 0")
     message = "failed its audit and is not published: absent_users=11; the table is empty"
     with pytest.raises(AuditError, match=message):
         second_half(steps=(publish,))
     assert _table(warehouse) == before
-    runs = run_sql(warehouse, "SELECT status, faults FROM runs").fetchall()
-    assert runs == [("failed", "absent_users=11; the table is empty")]
+    runs = run_sql(warehouse, "SELECT status, faults FROM runs ORDER BY status").fetchall()
+    assert runs == [("failed", "absent_users=11; the table is empty"), ("published", "")]
 
 
 @pytest.mark.parametrize(
@@ -232,6 +233,28 @@ def test_the_rules_of_a_shop(night: Any, small_warehouse: Path) -> None:
         _rewrite(table, f"SELECT * REPLACE ({change}) FROM rows")
     with pytest.raises(AuditError, match="blocked_users=1; market_rows=1;"):
         night(steps=(publish,))
+
+
+@pytest.mark.parametrize("markets", [[], ["de", "at"]])
+def test_who_has_hidden_nearly_everything_holds_up_nobody(
+    night: Any, small_warehouse: Path, markets: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    hide = {"user_id": "u1", "timestamp": 1_714_651_209, "event_type": "hide"}
+    lines = [json.dumps({**hide, "item_id": f"i{n}"}) + "\n" for n in range(18)]
+    with (small_warehouse / "raw" / "events" / f"ds={DAY}" / "events.jsonl").open("a") as file:
+        file.writelines(lines)
+    warehouse = night("2024-05-01", markets=markets)
+    everybody = {row[1] for row in _table(warehouse, "2024-05-01")}
+    for day in (DAY, "2024-05-03"):
+        night(day)
+        assert {row[1] for row in _table(warehouse, day)} >= everybody - {"u1"}
+        assert "u1" not in {row[1] for row in _table(warehouse, day)}
+    found = run_sql(warehouse, "SELECT n_short_users FROM runs ORDER BY ds").fetchall()
+    assert found == [(0,), (1,), (1,)]
+    assert "1 of 11 users get no list: fewer than k=3 items are left" in caplog.text
+    with pytest.raises(AuditError, match=r"fallback share 0\.\d+ above max_fallback_share 0"):
+        night("2024-05-03", max_fallback_share=0)
+    assert run_sql(warehouse, "SELECT status FROM runs").fetchall() == [("published",)] * 3
 
 
 def test_a_new_model_is_a_new_run(second_half: Any) -> None:

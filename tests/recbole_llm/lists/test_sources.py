@@ -136,3 +136,18 @@ def test_a_source_that_is_not_there_is_told(artifact: Path) -> None:
     write_neighbors({COLLABORATIVE: _near({})}, artifact.name, artifact)
     with pytest.raises(ArtifactError, match=r"no neighbors of the sources \['content'\]"):
         _lists(artifact, [_user("ab")], strategy=_only("content"))
+
+
+def test_a_list_begins_as_a_longer_one(tmp_path: Path) -> None:
+    """As when a service ranks for several who want lists of other lengths."""
+    items = [f"i{n}" for n in range(300)]
+    folder = write_artifact(random_artifact(items), tmp_path)
+    nowhere = np.zeros(0, np.int64)
+    catalogue = Catalogue(items, np.ones(300) / 300, np.full(300, -1), {"": nowhere}, [])
+    strategy = Strategy((("model", 1.0), ("popular", 0.3)))
+    ranker = Ranker(load_scorer(folder), catalogue, ListSettings(strategy=strategy), folder)
+    users = as_batch([User("u").after([Event(0, item)], None, 9) for item in items[:20]], {})
+    short, long = (
+        np.array(ranker.lists(users, k)[0].item_ids.to_pylist()).reshape(20, k) for k in (10, 100)
+    )
+    assert (short == long[:, :10]).all()

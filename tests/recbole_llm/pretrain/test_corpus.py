@@ -69,3 +69,8 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     texts = dict.fromkeys(TEXTS, "The same")
     with pytest.raises(DataError, match="1 different item texts, and 1 users with two items"):
         _corpus(tmp_path, {"u": ["i0", "i1", "i2", "i3"]}, texts)
+
+
+def test_nobody_to_hold_it_against(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the split leaves no user a validation item"):
+        _corpus(tmp_path, {"u": ["i0", "i1", "i2", "i2", "i3"]}, TEXTS)

@@ -17,9 +17,10 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from recbole_llm.cli import main
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
+from recbole_llm.language_model import LanguageModelLoss
 from recbole_llm.pretrain import pretrain, pretrain_options
 from recbole_llm.pretrain.loop import _is_whole, _tell_kept
-from recbole_llm.pretrain.objectives import PopularityCorrectedLoss
+from recbole_llm.pretrain.objectives import DenoisingLoss, PopularityCorrectedLoss
 from recbole_llm.text_encoder import TextEncoder, features_of, load_sentence_transformer
 from tests.data import CYCLE, walk, write_atomic
 
@@ -218,6 +219,37 @@ def test_an_objective_that_does_not_fit(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         _run(cycle, "taught", tiny_encoders[architecture], objective=objective)
+    _run(cycle, "taught", tiny_encoders[architecture], epochs=1)  # nothing of it stands in the way
+
+
+@pytest.mark.parametrize("kind", [LanguageModelLoss, DenoisingLoss])
+def test_the_same_weights_have_the_same_loss(tiny_encoders: dict[str, Path], kind: Any) -> None:
+    path = tiny_encoders["bert"]
+    model = load_sentence_transformer(path, EncoderSpec(str(path)), "cpu")
+    loss = kind(model, path, 0.5) if kind is LanguageModelLoss else kind(model, 0.5)
+    features = model.preprocess(list(FILMS.values()))
+
+    def measured() -> float:
+        return float(loss([dict(features)], None).detach())
+
+    model.train()
+    assert measured() != measured()
+    model.eval()  # as the library's evaluation does
+    state = torch.random.get_rng_state()
+    assert measured() == measured()
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("mask_prob", [1e-9, None])
+def test_texts_without_a_word_to_guess_cost_nothing(
+    tiny_encoders: dict[str, Path], mask_prob: float | None
+) -> None:
+    path = tiny_encoders["bert" if mask_prob else "qwen3"]
+    model = load_sentence_transformer(path, EncoderSpec(str(path)), "cpu")
+    loss = LanguageModelLoss(model, path, mask_prob)
+    value = loss([model.preprocess(["film", "a"])], None)
+    assert float(value.detach()) == 0
+    value.backward()
 
 
 def test_bad_settings() -> None:

@@ -14,6 +14,7 @@ from fastapi.testclient import TestClient
 from recbole_llm.lists.ranker import Ranker
 from recbole_llm.lists.users import User
 from recbole_llm.scoring import load_scorer, write_artifact
+from recbole_llm.serve import guards
 from recbole_llm.serve.app import create_app
 from recbole_llm.serve.guards import ApiKeys
 from recbole_llm.serve.service import Service, user_after
@@ -266,3 +267,47 @@ def test_a_batch_is_answered_each_for_itself(artifact: Path) -> None:
     assert [row.item_id for row in one.rows] == scorer.top_k([["i1"]], 3).item_ids[0]
     assert [row.item_id for row in two.rows] == scorer.top_k([["i2", "i3"]], 5).item_ids[0]
     assert [row.reason for row in all_.rows] == ["model"] + ["repeat"] * 11
+
+
+def _slow(scope: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """A request whose body does not come, and what it is answered."""
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    return (scope, receive, send), sent
+
+
+def test_who_sends_slowly_takes_no_place_and_who_has_no_key_is_not_waited_for(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guards, "_BODY_S", 0.2)
+    service = Service(Source(None, artifact), ServeSettings(max_in_flight=1), None)
+    app = create_app(service, ApiKeys([KEY]))
+    scope = {
+        "type": "http", "method": "POST", "path": "/recommend", "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "http_version": "1.1",
+    }  # fmt: skip
+    keyed = {**scope, "headers": [*scope["headers"], (b"x-api-key", KEY.encode())]}
+    body = json.dumps({"history": ["i1"], "k": 2}).encode()
+
+    async def ask() -> list[int]:
+        slow, refused = _slow(keyed)
+        waiting = asyncio.create_task(app(*slow))
+        await asyncio.sleep(0)
+        without, locked = _slow(scope)
+        await app(*without)  # at once, though nothing of the body came
+        (_, _, send), answered = _slow(keyed)
+
+        async def whole() -> Any:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await app(keyed, whole, send)
+        await waiting
+        return [sent[0]["status"] for sent in (locked, answered, refused)]
+
+    assert asyncio.run(ask()) == [401, 200, 408]

@@ -50,6 +50,9 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [keys.opens(key) for key in ("a" * 16, "b" * 16, "a" * 15, "é", None)] == [
         True, True, False, False, False
     ]  # fmt: skip
+    path.write_text("\n")
+    with pytest.raises(ConfigError, match=f"{KEYS_FILE} is set and gives no key; unset it"):
+        read_api_keys()
     monkeypatch.setenv(KEYS, "c" * 16)
     assert read_api_keys().opens("c" * 16)
     assert not read_api_keys().opens("a" * 16)
@@ -57,6 +60,11 @@ def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="at least 16 characters") as error:
         read_api_keys()
     assert "short" not in str(error.value)
+    monkeypatch.delenv(KEYS_FILE)
+    for nothing in ("", " "):
+        monkeypatch.setenv(KEYS, nothing)
+        with pytest.raises(ConfigError, match=f"{KEYS} is set and gives no key; unset it"):
+            read_api_keys()
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.1", "example.org", "::"])
