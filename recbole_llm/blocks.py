@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from filelock import FileLock
 
 from recbole_llm.json_files import check_record, read_json
-from recbole_llm.locks import no_job
 from recbole_llm.warehouse import Warehouse, replace_json
 
 FORGOTTEN = "forgotten"
@@ -67,20 +66,9 @@ def block(warehouse: Warehouse, names: list[str]) -> str:
 
 
 def lift(warehouse: Warehouse, names: list[str]) -> bool:
-    """Take a user from the list; whether they stood there.
-
-    Raises:
-        UnavailableError: a job is at work; the block stands.
-    """
-    with no_job(warehouse), _changed(warehouse) as blocks:
-        theirs = {blocks.mark(name) for name in (names[0], names[-1])}
-        found = [blocks.marks.pop(each, None) for each in theirs]
-        # Should they be blocked again, what then goes changes all states once more.
-        for day, manifest in warehouse.features_manifests().items():
-            marks = manifest.get("forgotten", [])
-            if theirs & set(marks):
-                manifest["forgotten"] = [each for each in marks if each not in theirs]
-                replace_json(warehouse.features(day) / "manifest.json", manifest)
+    """Take a user from the list; whether they stood there."""
+    with _changed(warehouse) as blocks:
+        found = [blocks.marks.pop(blocks.mark(name), None) for name in (names[0], names[-1])]
     return any(found)
 
 

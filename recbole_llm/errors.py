@@ -7,7 +7,7 @@
     ├── ArtifactError    an artifact is absent, damaged or of another format
     ├── AuditError       a night's table failed its checks and was not published
     ├── NotFoundError    the user, day or table that was asked for does not exist
-    └── UnavailableError a database does not answer, or is in use; a retry may help
+    └── UnavailableError something is in use or changes just now, or does not answer; a retry may help
 
 A message says what was found, what was expected, where, and what to do.
 """
@@ -50,7 +50,7 @@ class AuditError(RecboleLlmError):
 
 
 class UnavailableError(RecboleLlmError):
-    """A database does not answer, or is in use; a retry may help."""
+    """A database does not answer, or files are in use or change just now; a retry may help."""
 
 
 class TrainingError(RecboleLlmError):

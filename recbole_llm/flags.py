@@ -154,12 +154,19 @@ def _add_compress(compress: argparse.ArgumentParser) -> None:
 
 
 def _at_least_one(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return int(text)
+    return _whole(text, 1, None)
 
 
 def _port(text: str) -> int:
-    if not 0 <= int(text) < 1 << 16:
-        raise argparse.ArgumentTypeError(f"must be in [0, {(1 << 16) - 1}], got {text}")
-    return int(text)
+    return _whole(text, 0, (1 << 16) - 1)
+
+
+def _whole(text: str, least: int, most: int | None) -> int:
+    expected = f"at least {least}" if most is None else f"in [{least}, {most}]"
+    try:
+        number = int(text)
+    except ValueError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        raise argparse.ArgumentTypeError(f"must be a whole number {expected}, got {text!r}")
+    return number

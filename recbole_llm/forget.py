@@ -39,6 +39,8 @@ _MARK = "\ufeff"
 """Of the byte order, where a file begins with it."""
 _OF_ITEMS = ("artifacts/", "cache/", "raw/items/", "reports/")
 """What holds no user, and items and counts that may be called as one is."""
+_MOST_TIMES = 9
+"""That one user is forgotten between two looks at a state."""
 
 
 @dataclass
@@ -115,7 +117,10 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str], column: str = "
     mark = block(warehouse, names)
     report = Report()
     with ExitStack() as stack:
-        stack.enter_context(_alone_in(warehouse))
+        try:
+            stack.enter_context(no_job(warehouse))
+        except UnavailableError as error:
+            raise UnavailableError(f"the user is blocked, and not yet removed: {error}") from None
         for path in _raw_files(warehouse):
             with _naming_damaged(path):
                 _without_records(path, names, warehouse, report, column)
@@ -134,17 +139,6 @@ def forget(warehouse: Warehouse, user_id: str, sinks: list[str], column: str = "
         report.artifacts = _mark_artifacts(warehouse, mark)
         report.left = _files_with(warehouse, names)
     return report
-
-
-@contextmanager
-def _alone_in(warehouse: Warehouse) -> Iterator[None]:
-    """Hold all jobs off while files change under them."""
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(no_job(warehouse))
-        except UnavailableError as error:
-            raise UnavailableError(f"the user is blocked, and not yet removed: {error}") from None
-        yield
 
 
 @contextmanager
@@ -177,7 +171,7 @@ def _without_rows(
     file = pq.ParquetFile(path)
     if column in file.schema_arrow.names:
         table = file.read()
-        users = pc.utf8_trim_whitespace(table[column].cast(pa.string()))
+        users = pc.utf8_trim_whitespace(_as_text(table[column]))
         is_theirs = pc.fill_null(pc.is_in(users, value_set=pa.array(names)), False)
         after = table.filter(pc.invert(is_theirs))
     elif "raw" in file.schema_arrow.names:
@@ -195,6 +189,15 @@ def _without_rows(
         with _replaced(path) as staging:
             pq.write_table(after, staging, row_group_size=rows)
         report.rows[_below(path, warehouse)] = n
+
+
+def _as_text(ids: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Ids as the night reads them: whole numbers without a point or an exponent."""
+    text = ids.cast(pa.string())
+    if not pa.types.is_floating(ids.type):
+        return text
+    whole = pc.cast(ids, pa.int64(), safe=False)
+    return pc.if_else(pc.equal(pc.cast(whole, ids.type), ids), whole.cast(pa.string()), text)
 
 
 def _without_records(
@@ -258,10 +261,12 @@ def _replaced(path: Path) -> Iterator[Path]:
 def _correct_manifests(warehouse: Warehouse, mark: str) -> None:
     """Let manifests and the pointer say what is there now.
 
-    Totals are what the next night subtracts; a fingerprint, and what it is called in the manifest of
-    the state above it, becomes another in the same way; digests are those of the raw files now.
+    Totals are what the next night subtracts; a fingerprint becomes another, and so does what the
+    manifest of a state upon it calls it; digests are those of the raw files now.
     """
+    fingerprints: dict[str, str] = {}
     for day, manifest in warehouse.features_manifests().items():
+        fingerprints[day] = manifest["fingerprint"]
         if mark in manifest.get("forgotten", []):
             continue
         since = manifest["base"]["ds"] if manifest["base"] else None
@@ -269,9 +274,9 @@ def _correct_manifests(warehouse: Warehouse, mark: str) -> None:
         manifest["sources"] = {
             name: now.get(name, digest) for name, digest in manifest["sources"].items()
         }
-        manifest["fingerprint"] = _next(manifest["fingerprint"], mark)
+        fingerprints[day] = manifest["fingerprint"] = _next(manifest["fingerprint"], mark)
         if manifest["base"]:
-            manifest["base"]["fingerprint"] = _next(manifest["base"]["fingerprint"], mark)
+            _follow(manifest["base"], fingerprints.get(since or ""), mark)
         sequences = warehouse.root / manifest["path"] / "sequences"
         if sequences.is_dir():
             counts = pq.read_table(sequences, columns=["n_events", "n_duplicates"])
@@ -284,6 +289,16 @@ def _correct_manifests(warehouse: Warehouse, mark: str) -> None:
         for each in (run, *run["before"]):
             each["n_rows"] = _count_rows(warehouse.root / each["path"])
         correct_run(warehouse, day, run)
+
+
+def _follow(base: dict[str, Any], now: str | None, mark: str) -> None:
+    """Let a state call the one below it as that is called now, where its name has changed for this
+    user alone: in this run, in one that was stopped, or at an earlier time that they were forgotten."""
+    name = base["fingerprint"]
+    for _ in range(_MOST_TIMES):
+        if name == now:
+            base["fingerprint"] = name
+        name = _next(name, mark)
 
 
 def _next(fingerprint: str, mark: str) -> str:

@@ -106,6 +106,8 @@ def render_texts(items: pd.DataFrame, template: str | None) -> list[str]:
 def check_texts(items: pd.DataFrame, template: str | None) -> None:
     """Check that there is something for a language model to read.
 
+    Args:
+        items, template: as for ``render_texts``.
     Raises:
         ConfigError: as ``render_texts`` does.
         DataError: no text has a letter in it.

@@ -1,4 +1,4 @@
-"""RecBole's own settings of a run, checked before any data are read.
+"""RecBole's own settings of a run, checked before any training.
 
 RecBole looks at few of its values itself; the others fail where they are first used, which may be
 after an epoch, or are taken for something else without a word.

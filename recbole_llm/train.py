@@ -33,6 +33,7 @@ from recbole_llm.scoring.item_neighbors import write_neighbors
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.5
+_POLLS_AFTER_ERROR = 20
 
 
 @dataclass(frozen=True)
@@ -123,11 +124,16 @@ def _collect(processes: Any, queue: Any) -> list[Any]:
     """
     told: list[Any] = []
     try:
-        is_done = False
-        while not is_done:
-            is_done = processes.join(timeout=_POLL_S)
+        n_polls = 0
+        while not processes.join(timeout=_POLL_S) and n_polls < _POLLS_AFTER_ERROR:
             while not queue.empty():
                 told.append(queue.get())
+            # On GPUs the others may wait for one that has ended, and that for long.
+            n_polls += any(isinstance(each, RecboleLlmError) for each in told)
+        for process in processes.processes:
+            process.terminate()
+        while not queue.empty():
+            told.append(queue.get())
     except ProcessException:
         while not queue.empty():
             told.append(queue.get())
@@ -141,14 +147,13 @@ def _worker(
     model: str,
     dataset: str,
     config_file_list: list[str] | None,
-    config_dict: dict[str, Any] | None,
+    config_dict: dict[str, Any],
     nproc: int,
     device: str,
     address: str,
     queue: Any,
 ) -> None:
     if device == "cuda":
-        assert config_dict is not None
         os.environ["CUDA_VISIBLE_DEVICES"] = config_dict["gpu_id"]  # before CUDA looks for them
         torch.cuda.set_device(rank)
     backend = "nccl" if device == "cuda" else "gloo"

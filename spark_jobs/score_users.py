@@ -83,6 +83,7 @@ def run_settings(artifact: Artifact, config: NightConfig, user_keys: list[str]) 
     return {
         "model_version": artifact.model_version,
         "k": config.k,
+        "max_history": config.max_history,
         "exclude_seen": config.exclude_seen,
         "max_per_category": config.max_per_category,
         "dislike_weight": config.dislike_weight,

@@ -160,7 +160,8 @@ class Ranker:
             users: columns ``OF_USERS`` of the state's sequences.
             k: K, rows of a list.
         Returns:
-            The lists, and how many items of the histories the model does not know.
+            The lists, without rows for users in ``Lists.short``, and how many items of the histories
+            the model does not know.
         """
         default = self._settings.default_market
         if not default:

@@ -59,7 +59,8 @@ def pretrain(
     Raises:
         ConfigError: ``output_dir`` is there, a checkpoint of another run is beside it, or the
             objective does not fit the encoder.
-        DataError: no such data set, or nothing to read in it.
+        DataError: no such data set, nothing to read in it, or nobody to hold what is learnt against.
+        TrainingError: no evaluation came to a number.
     """
     if output_dir.exists():
         raise ConfigError(f"{output_dir} is already there: name another folder, or remove it")

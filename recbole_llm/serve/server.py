@@ -2,6 +2,9 @@
 
 import ipaddress
 import logging
+import socket
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -18,6 +21,8 @@ from recbole_llm.warehouse import Warehouse
 _log = logging.getLogger(__name__)
 _CLOSE_S = 10
 """Seconds that requests have to end in when the service is stopped."""
+_NOT_STARTED = 1
+"""Exit code where the address cannot be listened on, of which uvicorn has told."""
 
 
 def serve(
@@ -52,9 +57,23 @@ def serve(
         create_app(service, keys), host=host, port=port, log_level="warning", access_log=False,
         timeout_graceful_shutdown=_CLOSE_S, server_header=False, date_header=False,
     )  # fmt: skip
-    listening = config.bind_socket()
-    _log.info("answering on %s port %d", *listening.getsockname()[:2])
-    uvicorn.Server(config).run(sockets=[listening])
+    _Server(config).run()
+
+
+class _Server(uvicorn.Server):
+    """Says where it listens, which a port of 0 leaves open."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for each in (own for server in self.servers for own in server.sockets):
+            _log.info("answering on %s port %d", *each.getsockname()[:2])
+
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Run until it is told to stop; exits where it cannot begin."""
+        with suppress(KeyboardInterrupt):
+            super().run(sockets)
+        if not self.started:
+            sys.exit(_NOT_STARTED)
 
 
 def _is_local(host: str) -> bool:

@@ -25,6 +25,7 @@ from recbole_llm.lists.strategy import RECENT
 from recbole_llm.lists.users import Event, User
 from recbole_llm.query import name_in_table
 from recbole_llm.scoring import load_scorer
+from recbole_llm.serve.schemas import MAX_HISTORY
 from recbole_llm.user_files import UserFile
 from recbole_llm.warehouse import Warehouse
 
@@ -55,7 +56,7 @@ class Snapshot:
     sequences: tuple[UserFile, ...]
     opinions: tuple[UserFile, ...]
     warehouse: Warehouse | None
-    max_history: int = 0
+    max_history: int = MAX_HISTORY
     """Newest events of a user's history that a night keeps."""
 
     @property
@@ -148,7 +149,7 @@ class Source:
                 path, Ranker(scorer, catalogue, rules, path),
                 titles | _of_items(features, "title"), _of_items(features, "category"), run["ds"],
                 user_files(features, "sequences"), user_files(features, "opinions"), self._warehouse,
-                self._warehouse.features_manifest(run["ds"])["settings"]["max_history"],
+                settings.get("max_history", MAX_HISTORY),
             )  # fmt: skip
         _log.info(
             "model %s, %d items on sale, %s, %.1f s", snapshot.model_version,

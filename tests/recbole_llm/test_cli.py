@@ -97,10 +97,13 @@ def test_a_day_that_is_none(command: list[str], capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("flags", "told"),
     [
-        (["lookup", "--user", "1", "--k", "0"], "--k: must be at least 1, got 0"),
-        (["explain", "--user", "1", "--k", "-2"], "--k: must be at least 1, got -2"),
-        (["lookup", "--user", "1", "--k", "x"], "--k: invalid"),
-        (["serve", "--port", "99999"], "--port: must be in .0, 65535., got 99999"),
+        (["lookup", "--user", "1", "--k", "0"], "--k: must be a whole number at least 1, got '0'"),
+        (
+            ["explain", "--user", "1", "--k", "-2"],
+            "--k: must be a whole number at least 1, got '-2'",
+        ),
+        (["lookup", "--user", "1", "--k", "x"], "--k: must be a whole number at least 1, got 'x'"),
+        (["serve", "--port", "99999"], "--port: must be a whole number in .0, 65535., got '99999'"),
     ],
 )
 def test_numbers_that_flags_do_not_take(

@@ -74,6 +74,15 @@ def test_records_end_where_lines_end_and_csv_may_begin_with_a_mark(tmp_path: Pat
     assert table.read_bytes().decode() == head + "9,4\x0b42\r\n"
 
 
+def test_a_whole_number_that_pandas_made_a_float_is_the_user(tmp_path: Path) -> None:
+    ids = pa.array([12_345_678_901.0, 12_345_678_902.0, None, 0.5])
+    path = _write(tmp_path, "a.parquet", "")
+    pq.write_table(pa.table({"user_id": ids}), path)
+    assert [*forget(Warehouse(tmp_path), "12345678901", []).rows.values()] == [1]
+    assert pq.read_table(path)["user_id"].to_pylist() == [12_345_678_902.0, None, 0.5]
+    assert [*forget(Warehouse(tmp_path), "0.5", []).rows.values()] == [1]
+
+
 def test_a_name_may_be_escaped_in_any_way_of_json(tmp_path: Path) -> None:
     spelt = ["zo\\u00EB/1", "zo\\u00eb\\/1", "zo\u00eb/1"]
     lines = "".join(f'{{"user_id": "{each}", "item_id": "5"}}\n' for each in [*spelt, "zo\\/1"])
@@ -139,20 +148,41 @@ def test_two_blocks_at_once_are_two(tmp_path: Path) -> None:
     assert blocks.marks.keys() == {blocks.mark(f"u{n}") for n in range(4)}
 
 
-def test_who_is_blocked_again_changes_states_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("is_lifted", [True, False])
+def test_nights_between_build_on_what_is_there(tmp_path: Path, is_lifted: bool) -> None:
+    """However often somebody is forgotten, and wherever that was stopped."""
     warehouse = Warehouse(tmp_path)
-    replace_json(warehouse.features(MANIFEST["ds"]) / "manifest.json", MANIFEST)
 
-    def fingerprint() -> str:
-        return str(warehouse.features_manifest(MANIFEST["ds"])["fingerprint"])
+    def prepare(day: str, base: str | None) -> None:
+        below = base and {
+            "ds": base,
+            "fingerprint": warehouse.features_manifest(base)["fingerprint"],
+        }
+        path = warehouse.features(day) / "manifest.json"
+        replace_json(path, {**MANIFEST, "ds": day, "fingerprint": day, "base": below})
 
-    found = [fingerprint()]
-    for _ in range(2):
-        for _ in range(2):  # the same again changes nothing
-            forget(warehouse, "42", [])
-            found.append(fingerprint())
+    def are_sound() -> list[bool]:
+        manifests = warehouse.features_manifests()
+        return [
+            manifests[m["base"]["ds"]]["fingerprint"] == m["base"]["fingerprint"]
+            for m in manifests.values() if m["base"]
+        ]  # fmt: skip
+
+    days = ["2024-05-01", "2024-05-02", "2024-05-03", "2024-05-04"]
+    for day, base in zip(days[:3], [None, *days], strict=False):
+        prepare(day, base)
+    path = warehouse.features(days[1]) / "manifest.json"
+    untouched = path.read_text()
+    forget(warehouse, "42", [])
+    path.write_text(untouched)  # as a forget that was stopped leaves the second state
+    assert are_sound() == [False, False]
+    if is_lifted:
         assert lift(warehouse, ["42"])
-    assert [found.index(each) for each in found] == [0, 1, 1, 3, 3]
+    forget(warehouse, "42", [])
+    assert are_sound() == [True, True]
+    prepare(days[3], days[2])
+    forget(warehouse, "42", [])
+    assert are_sound() == [True] * 3
 
 
 def test_the_tables_that_a_day_had_before_are_counted_anew(tmp_path: Path) -> None:

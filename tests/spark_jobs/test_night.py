@@ -268,7 +268,6 @@ def test_a_new_model_is_a_new_run(second_half: Any) -> None:
     assert after["run_id"] != before["run_id"]
 
 
-@pytest.mark.slow
 def _fail(batches: Any) -> Any:
     for batch in batches:
         raise DataError(f"{batch.column('name')[0].as_py()} is no good:\nwhy")
@@ -279,6 +278,7 @@ def test_a_workers_error_is_the_jobs(spark: SparkSession) -> None:
         run_each(spark, [("this",)], "name string", _fail, schemas.SCORED_FILES)
 
 
+@pytest.mark.slow
 def test_exit_codes_tell_bad_data_from_accidents(tmp_path: Path, small_night_config: Path) -> None:
     def run(script: str, config: Path, day: str = DAY) -> tuple[int, str]:
         done = subprocess.run(
