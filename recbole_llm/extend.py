@@ -86,7 +86,7 @@ def _extended(champion: Path, features: Path, warehouse: Warehouse) -> Path:
         return champion
     options = artifact.metadata.get("options", {})
     texts = dict(zip(table.index, render_texts(table, options.get("item_text")), strict=True))
-    texts = {item: text for item, text in texts.items() if text}
+    texts = {item: text for item, text in texts.items() if any(map(str.isalnum, text))}
     if not texts:
         return champion
     parts = read_parts(champion, artifact)

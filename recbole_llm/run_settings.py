@@ -27,8 +27,8 @@ def check_run(config: Config) -> None:
         check_value(config, key, int, lambda v: v >= 1, "at least 1")
     for key in ("epochs", "eval_step", "stopping_step", "seed"):
         check_value(config, key, int, lambda v: v >= 0, "at least 0")
-    check_value(config, "learning_rate", float, lambda v: v > 0, "above 0")
-    check_value(config, "weight_decay", float, lambda v: v >= 0, "at least 0")
+    for key in ("learning_rate", "weight_decay"):
+        check_value(config, key, float, lambda v: v >= 0, "at least 0")
     for key in ("enable_amp", "enable_scaler"):
         check_value(config, key, bool, lambda _: True, "True or False")
     check_value(

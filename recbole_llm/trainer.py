@@ -79,7 +79,8 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             loss = super()._train_epoch(
                 train_data, epoch_idx, *args, show_progress=show_progress, **kwargs
             )
-            self.model.end_epoch()
+            if end_epoch := getattr(self.model, "end_epoch", None):
+                end_epoch()
             return loss
 
     def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:

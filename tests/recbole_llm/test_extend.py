@@ -104,6 +104,11 @@ def test_without_new_texts_the_champion_ranks(
     assert json.loads(warehouse.day_model(DAY).read_text())["model_version"] == trained.name
 
 
+def test_a_title_that_is_a_number_is_read(trained: Path, tmp_path: Path) -> None:
+    path = extend_champion(_warehouse(tmp_path, trained, {**TITLES, "new": "1917"}), DAY)
+    assert load_scorer(path).artifact.item_ids[-1] == "new"
+
+
 def test_a_champion_that_reads_no_texts_is_told_and_ranks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
