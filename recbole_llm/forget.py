@@ -72,12 +72,11 @@ def names_of(warehouse: Warehouse, user_id: str) -> list[str]:
     source = keys_source()
     keys = read_user_keys() if source is None or source.exists() else None
     here = keys.names if keys else []
-    for day, manifest in warehouse.features_manifests().items():
-        then = manifest["user_keys"]
-        if then != here[: len(then)] and (warehouse.root / manifest["path"] / "sequences").is_dir():
+    for where, then in _keys_in_use(warehouse):
+        if then != here[: len(then)]:
             raise ConfigError(
-                f"users in the state of {day} are pseudonyms by the keys {then}, and the keys here are "
-                f"{here}: let {KEYS_FILE} name the file that the jobs read. Nothing was changed"
+                f"users in {where} are pseudonyms by the keys {then}, those here are {here}: let "
+                f"{KEYS_FILE} name the file that the jobs read. Nothing was changed"
             )
     if keys is None:
         return [user_id]
@@ -85,6 +84,15 @@ def names_of(warehouse: Warehouse, user_id: str) -> list[str]:
     if is_pseudonym(user_id):
         return [keys.renewed(user_id, 1, n) for n in ages]
     return [*(keys.pseudonym(user_id, n) for n in ages), user_id]
+
+
+def _keys_in_use(warehouse: Warehouse) -> Iterator[tuple[str, list[str]]]:
+    """Which states and published tables there are, and the names of the keys of their users."""
+    for day, manifest in warehouse.features_manifests().items():
+        if (warehouse.root / manifest["path"] / "sequences").is_dir():
+            yield f"the state of {day}", manifest["user_keys"]
+    for day, run in warehouse.published_days().items():
+        yield f"the table of {day}", run.get("settings", {}).get("user_keys", [])
 
 
 def user_column(settings: dict[str, Any]) -> str:
@@ -298,6 +306,7 @@ def _follow(base: dict[str, Any], now: str | None, mark: str) -> None:
     for _ in range(_MOST_TIMES):
         if name == now:
             base["fingerprint"] = name
+            return
         name = _next(name, mark)
 
 

@@ -11,6 +11,7 @@ import socket
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,20 +127,22 @@ def _collect(processes: Any, queue: Any) -> list[Any]:
     try:
         n_polls = 0
         while not processes.join(timeout=_POLL_S) and n_polls < _POLLS_AFTER_ERROR:
-            while not queue.empty():
-                told.append(queue.get())
+            told += _drained(queue)
             # On GPUs the others may wait for one that has ended, and that for long.
             n_polls += any(isinstance(each, RecboleLlmError) for each in told)
         for process in processes.processes:
             process.terminate()
-        while not queue.empty():
-            told.append(queue.get())
+        told += _drained(queue)
     except ProcessException:
-        while not queue.empty():
-            told.append(queue.get())
+        told += _drained(queue)
         if not any(isinstance(each, RecboleLlmError) for each in told):
             raise
     return told
+
+
+def _drained(queue: Any) -> Iterator[Any]:
+    while not queue.empty():
+        yield queue.get()
 
 
 def _worker(

@@ -123,12 +123,18 @@ def test_other_keys_than_the_jobs_change_nothing(
             mine.rename(tmp_path / "away")
         else:
             (tmp_path / "away").rename(mine)
-        message = rf"by the keys \['{names[0]}'\], and the keys here are {re.escape(str(here))}"
+        message = rf"by the keys \['{names[0]}'\], those here are {re.escape(str(here))}"
         with pytest.raises(ConfigError, match=message):
             forget(warehouse, "42", [])
     assert raw.read_text()
     assert not warehouse.forgotten.exists()
-    table.rmdir()  # past its days: nobody is in it
+    table.rmdir()  # past its days: nobody is in it, but somebody in the table
+    publish_run(warehouse, {**RUN, "settings": {"user_keys": names}}, keep_runs=1)
+    with pytest.raises(
+        ConfigError, match=f"in the table of {RUN['ds']} are pseudonyms by the keys"
+    ):
+        forget(warehouse, "42", [])
+    warehouse.published.unlink()
     forget(warehouse, "42", [])
     assert not raw.read_text()
 
