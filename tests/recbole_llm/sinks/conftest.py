@@ -3,6 +3,7 @@
 import datetime
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 
 from benchmarks.postgres_server import find_programs, postgres_server
 from recbole_llm.published import publish_run
+from recbole_llm.sinks import open_sink
 from recbole_llm.sinks.run_files import COLUMNS
+from recbole_llm.sync import sync
 from recbole_llm.warehouse import Warehouse
 
 K = 3
@@ -63,6 +66,21 @@ class Nights:
                "model_version": "m1", "k": K, "n_rows": len(rows)}  # fmt: skip
         publish_run(self.warehouse, run, keep_runs=2)
         self.rows[run_id] = rows
+
+
+def sync_to(nights: Nights, address: str, day: str | None = None) -> list[str]:
+    """The days that a sink took from the pointer."""
+    with closing(open_sink(address)) as sink:
+        return sync(nights.warehouse, sink, day)
+
+
+def tables_of(asked: psycopg.Connection[Any]) -> list[str]:
+    """Names of the schema's plain tables."""
+    rows = asked.execute(
+        "SELECT relname FROM pg_class WHERE relkind = 'r'"
+        " AND relnamespace = current_schema()::regnamespace"
+    )
+    return [name for (name,) in rows]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What PostgreSQL adds: whole days for every reader, constraints, rights, errors that help."""
+"""What PostgreSQL adds: whole days for every reader, constraints, errors that help."""
 
 import datetime
 import os
@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,28 +18,13 @@ import pytest
 
 from recbole_llm.cli import main as cli
 from recbole_llm.errors import ConfigError, DataError, UnavailableError
-from recbole_llm.sinks import open_sink, postgres, postgres_tables
+from recbole_llm.sinks import open_sink, postgres
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
-from recbole_llm.sync import sync
 from tests.conftest import HOME
-from tests.recbole_llm.sinks.conftest import DAY, NEXT, USERS, Nights
+from tests.recbole_llm.sinks.conftest import DAY, NEXT, USERS, Nights, sync_to, tables_of
 
 Connection = psycopg.Connection[Any]
 LATEST = b"SELECT count(*), count(DISTINCT run_id), min(run_id) FROM recommendations_latest"
-
-
-def _sync(nights: Nights, address: str, day: str | None = None) -> list[str]:
-    with closing(open_sink(address)) as sink:
-        return sync(nights.warehouse, sink, day)
-
-
-def _tables(asked: Connection) -> list[str]:
-    """Names of the schema's plain tables."""
-    rows = asked.execute(
-        "SELECT relname FROM pg_class WHERE relkind = 'r'"
-        " AND relnamespace = current_schema()::regnamespace"
-    )
-    return [name for (name,) in rows]
 
 
 def _parted(monkeypatch: pytest.MonkeyPatch, halfway: Callable[[], object]) -> None:
@@ -61,7 +45,7 @@ def test_the_table_is_the_run_and_is_found_by_its_key(
 ) -> None:
     nights.publish(DAY, "a")
     nights.publish(NEXT, "b")
-    _sync(nights, address)
+    sync_to(nights, address)
     rows = asked.execute("SELECT * FROM recommendations ORDER BY ds, user_id, rank").fetchall()
     expected = [*nights.rows["a"], *nights.rows["b"]]
     expected.sort(key=lambda row: (row["ds"], row["user_id"], row["rank"]))
@@ -89,11 +73,11 @@ def test_tables_of_before_get_the_new_column(
     nights: Nights, address: str, asked: Connection
 ) -> None:
     nights.publish(DAY, "a")
-    _sync(nights, address)
+    sync_to(nights, address)
     asked.execute("DROP VIEW recommendations_latest; ALTER TABLE recommendations DROP COLUMN why")
     asked.execute("CREATE VIEW recommendations_latest AS SELECT * FROM recommendations")
     nights.publish(NEXT, "b")
-    assert _sync(nights, address) == [NEXT]
+    assert sync_to(nights, address) == [NEXT]
     rows = asked.execute("SELECT ds::text, why FROM recommendations WHERE rank = 1").fetchall()
     assert {why for day, why in rows if day == DAY} == {None}
     latest = asked.execute("SELECT DISTINCT why FROM recommendations_latest WHERE rank = 1")
@@ -103,7 +87,7 @@ def test_tables_of_before_get_the_new_column(
 def test_users_are_forgotten_in_all_days(nights: Nights, address: str, asked: Connection) -> None:
     nights.publish(DAY, "a")
     nights.publish(NEXT, "b")
-    _sync(nights, address)
+    sync_to(nights, address)
     with closing(open_sink(address)) as sink, sink.lock():
         assert sink.forget([USERS[0], USERS[2], "nobody"]) == 12
         assert sink.forget([USERS[0], "' OR true --"]) == 0
@@ -125,14 +109,14 @@ def test_a_reader_sees_one_whole_run_while_it_is_replaced(nights: Nights, addres
 
     def publish(day: str, run_id: str, latest: str) -> None:
         nights.publish(day, run_id, users)
-        _sync(nights, address)
+        sync_to(nights, address)
         deadline = time.monotonic() + 60
         while (1500, 1, latest) not in seen:
             assert time.monotonic() < deadline, seen
             time.sleep(0.001)
 
     nights.publish(DAY, "first", users)
-    _sync(nights, address)
+    sync_to(nights, address)
     readers = [threading.Thread(target=read) for _ in range(2)]
     for reader in readers:
         reader.start()
@@ -154,7 +138,7 @@ def test_a_database_that_goes_away_in_the_middle_leaves_the_day_as_it_was(
     nights: Nights, address: str, asked: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.publish(DAY, "a")
-    _sync(nights, address)
+    sync_to(nights, address)
     nights.publish(DAY, "b")
 
     def end_others() -> None:
@@ -167,19 +151,19 @@ def test_a_database_that_goes_away_in_the_middle_leaves_the_day_as_it_was(
     with monkeypatch.context() as patch:
         _parted(patch, end_others)
         with pytest.raises(UnavailableError, match="loading run b: .*terminat"):
-            _sync(nights, address)
+            sync_to(nights, address)
     assert asked.execute(LATEST).fetchone() == (12, 1, "a")
-    assert "recommendations_loading" in _tables(asked)
-    assert _sync(nights, address) == [DAY]
+    assert "recommendations_loading" in tables_of(asked)
+    assert sync_to(nights, address) == [DAY]
     assert asked.execute(LATEST).fetchone() == (12, 1, "b")
-    assert len(_tables(asked)) == 2  # the day's and that of loads
+    assert len(tables_of(asked)) == 2  # the day's and that of loads
 
 
 def test_a_killed_load_leaves_the_day_as_it_was(
     nights: Nights, address: str, asked: Connection
 ) -> None:
     nights.publish(DAY, "a")
-    _sync(nights, address)
+    sync_to(nights, address)
     nights.publish(DAY, "b")
     code = (
         "import sys, time\n"
@@ -201,9 +185,9 @@ def test_a_killed_load_leaves_the_day_as_it_was(
         assert loader.stdout.readline() == b"halfway\n"
         loader.send_signal(signal.SIGKILL)
     assert asked.execute(LATEST).fetchone() == (12, 1, "a")
-    assert _sync(nights, address) == [DAY]
+    assert sync_to(nights, address) == [DAY]
     assert asked.execute(LATEST).fetchone() == (12, 1, "b")
-    assert len(_tables(asked)) == 2
+    assert len(tables_of(asked)) == 2
 
 
 def test_two_loads_at_once_are_one_after_the_other(
@@ -213,7 +197,7 @@ def test_two_loads_at_once_are_one_after_the_other(
     changed: dict[str, list[str]] = {}
 
     def second() -> None:
-        changed["second"] = _sync(nights, address)
+        changed["second"] = sync_to(nights, address)
 
     thread = threading.Thread(target=second)
 
@@ -226,7 +210,7 @@ def test_two_loads_at_once_are_one_after_the_other(
             time.sleep(0.01)
 
     _parted(monkeypatch, begin_second)
-    changed["first"] = _sync(nights, address)
+    changed["first"] = sync_to(nights, address)
     thread.join()
     assert changed == {"first": [DAY], "second": []}
 
@@ -235,16 +219,16 @@ def test_a_swap_steps_back_from_an_older_reader(
     nights: Nights, address: str, asked: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nights.publish(DAY, "a")
-    _sync(nights, address)
+    sync_to(nights, address)
     nights.publish(DAY, "b")
     monkeypatch.setattr(postgres, "_SWAP_TRIES", 1)
     monkeypatch.setattr(postgres, "_SWAP_WAIT_MS", 50)
     with asked.transaction():
         assert asked.execute(LATEST).fetchone() == (12, 1, "a")
         with pytest.raises(UnavailableError, match=f"so {DAY} stays what it was"):
-            _sync(nights, address)
+            sync_to(nights, address)
         assert asked.execute(LATEST).fetchone() == (12, 1, "a")
-    assert _sync(nights, address) == [DAY]
+    assert sync_to(nights, address) == [DAY]
     assert asked.execute(LATEST).fetchone() == (12, 1, "b")
 
 
@@ -266,88 +250,11 @@ def test_a_spoilt_table_is_refused(
     nights: Nights, address: str, asked: Connection, spoil: dict[str, Any], found: str
 ) -> None:
     nights.publish(DAY, "a")
-    _sync(nights, address)
+    sync_to(nights, address)
     nights.publish(DAY, "b", spoil=spoil)
     with pytest.raises(DataError, match=f"loading run b: .*{found}"):
-        _sync(nights, address)
+        sync_to(nights, address)
     assert asked.execute(LATEST).fetchone() == (12, 1, "a")
-
-
-def test_a_reader_may_select_and_nothing_else(
-    nights: Nights, address: str, asked: Connection
-) -> None:
-    nights.publish(DAY, "a")
-    _sync(nights, address)
-    (partition,) = [name for name in _tables(asked) if name.startswith("recommendations_2024")]
-    asked.execute("SET ROLE recommendations_reader")
-    for table in ("recommendations", "recommendations_latest", "recommendations_loads"):
-        assert asked.execute(f"SELECT count(*) > 0 FROM {table}".encode()).fetchone() == (True,)
-    for statement in (
-        "INSERT INTO recommendations SELECT * FROM recommendations_latest",
-        "UPDATE recommendations SET rank = 1",
-        "DELETE FROM recommendations_latest",
-        "TRUNCATE recommendations",
-        "DELETE FROM recommendations_loads",
-        f"SELECT * FROM {partition}",
-        "CREATE TABLE mine (n int)",
-        "CREATE OR REPLACE VIEW recommendations_latest AS SELECT 1",
-    ):
-        with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            asked.execute(statement.encode())
-
-
-def test_a_loader_needs_no_more_than_its_schema_and_the_role(
-    nights: Nights, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    nights.publish(DAY, "a")
-    address = address.replace("postgres@", "plain@")
-    with monkeypatch.context() as patch:
-        patch.setattr(postgres_tables, "_READER", "nobody_made_it")
-        with pytest.raises(ConfigError, match="CREATE ROLE nobody_made_it NOLOGIN"):
-            _sync(nights, address)
-    with psycopg.connect(address.replace("plain@", "postgres@"), autocommit=True) as admin:
-        row = "SELECT 1 FROM pg_roles WHERE rolname = 'recommendations_reader'"
-        if admin.execute(row).fetchone() is None:
-            admin.execute("CREATE ROLE recommendations_reader NOLOGIN")
-    assert _sync(nights, address) == [DAY]
-    nights.publish(DAY, "b")
-    assert _sync(nights, address) == [DAY]
-
-
-def test_the_shipped_roles_load_and_read_and_do_nothing_else(nights: Nights, server: Path) -> None:
-    nights.publish(DAY, "a")
-    admin_address = f"postgresql://postgres@/postgres?host={server}"
-    roles = (HOME / "recbole_llm" / "sinks" / "roles.sql").read_bytes()
-    loader_address = admin_address.replace("postgres@", "recommendations_loader@")
-    with psycopg.connect(admin_address, autocommit=True) as admin:
-        admin.execute("CREATE TABLE IF NOT EXISTS public.orders (n int)")
-        for _ in range(2):  # once more changes nothing
-            admin.execute(roles)
-        assert _sync(nights, loader_address) == [DAY]
-        nights.publish(DAY, "b")
-        assert _sync(nights, loader_address) == [DAY]
-        assert nights.warehouse.published_days()[DAY]["run_id"] == "b"
-        admin.execute("SET ROLE recommendations_reader")
-        latest = b"SELECT count(*) FROM recommendations.recommendations_latest"
-        assert admin.execute(latest).fetchone() == (12,)
-    with psycopg.connect(loader_address, autocommit=True) as loader:
-        for statement in (
-            "SELECT * FROM public.orders",
-            "CREATE TABLE public.mine (n int)",
-            "CREATE SCHEMA mine",
-            "CREATE DATABASE mine",
-            "CREATE ROLE mine",
-            "ALTER ROLE recommendations_loader SUPERUSER",
-            "GRANT pg_read_server_files TO recommendations_loader",
-            "COPY recommendations_loads TO PROGRAM 'cat'",
-            "COPY recommendations_loads TO '/tmp/mine'",
-            "SELECT pg_read_file('/etc/passwd')",
-            "SELECT rolpassword FROM pg_authid",
-            "ALTER SYSTEM SET fsync = off",
-            "SET ROLE postgres",
-        ):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                loader.execute(statement.encode())
 
 
 def test_another_table_of_that_name_is_left_alone(
@@ -356,8 +263,8 @@ def test_another_table_of_that_name_is_left_alone(
     nights.publish(DAY, "a")
     asked.execute("CREATE TABLE recommendations (id int)")
     with pytest.raises(ConfigError, match=r"has the columns \[\('id', 'integer'\)\], expected"):
-        _sync(nights, address)
-    assert _tables(asked) == ["recommendations"]
+        sync_to(nights, address)
+    assert tables_of(asked) == ["recommendations"]
 
 
 @pytest.mark.parametrize(
@@ -377,27 +284,6 @@ def test_only_what_passes_is_worth_a_retry(
     root = ["--warehouse", str(nights.warehouse.root)]
     assert cli(["sync", *root, "--sink", address.replace(*change)]) == code
     assert message in capsys.readouterr().err
-
-
-def test_a_password_comes_by_libpqs_ways_and_is_never_shown(
-    nights: Nights, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    secured = address.replace("postgres@", "secured@")
-    file = tmp_path / "passes"
-    file.write_text("*:*:*:secured:right\n")
-    file.chmod(0o600)
-    monkeypatch.setenv("PGPASSFILE", str(file))
-    open_sink(secured).close()
-    monkeypatch.setenv("PGPASSWORD", "wr0ng")
-    with pytest.raises(ConfigError, match="password authentication failed") as failure:
-        open_sink(secured)
-    for told in ("postgresql://u:wr0ng@/x", "postgresql:///x?password=wr0ng",
-                 "postgresql://u:wr0ng @/x", "postgresql://u:wr0ng@h:x/?a"):  # fmt: skip
-        with pytest.raises(ConfigError) as refused:
-            open_sink(told)
-        assert "wr0ng" not in str(refused.value)
-    assert "wr0ng" not in str(failure.value) + caplog.text
 
 
 @pytest.mark.parametrize(
