@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pyspark.core.broadcast import Broadcast
 
 from recbole_llm.lists.catalogue import Catalogue
-from recbole_llm.lists.ranker import OF_USERS, Lists, ListSettings, Ranker, rows_from
+from recbole_llm.lists.ranker import COLUMNS, OF_USERS, ListSettings, Ranker, rows_from
 from recbole_llm.lists.reasons import REASON_MODEL
 from recbole_llm.scoring import Scorer, load_scorer
 from spark_jobs.carry_over import Base, find_carried
@@ -89,10 +89,11 @@ def score_file(path: Path, task: RankingTask) -> dict[str, int | str]:
             n_unknown += unknown
             n_short += len(lists.short)
             listed = np.delete(np.arange(len(users)), anew[[*lists.short]])
+            rows = lists.rows
             if len(anew) < len(users):
-                lists = _merge(lists, carried.table, starts[listed], task.k)
-            names = users["user_id"].take(listed)
-            writer.write_batch(_rows(names, lists, task), USERS_TO_READ * task.k)
+                rows = _merge(rows, carried.table, starts[listed], task.k)
+            table = _table(users["user_id"].take(listed), rows, task)
+            writer.write_table(table, USERS_TO_READ * task.k)
     os.replace(staging, final)
     return {
         "file": final.name,
@@ -114,7 +115,7 @@ def open_table(path: Path) -> pq.ParquetWriter:
     return pq.ParquetWriter(path, RECOMMENDATIONS_ARROW, use_dictionary=_REPEATED)
 
 
-def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) -> Lists:
+def _merge(rows: pa.Table, before: pa.Table, starts: NDArray[np.int64], k: int) -> pa.Table:
     """Put the lists that stand again among the new ones, in the users' order."""
     stand = starts >= 0
     n_stand = int(stand.sum())
@@ -123,38 +124,29 @@ def _merge(lists: Lists, before: pa.Table, starts: NDArray[np.int64], k: int) ->
     order[stand] = np.arange(n_stand)
     order[~stand] = n_stand + np.arange(len(starts) - n_stand)
     old = before.take(rows_from(starts[stand], k))
-    rows = rows_from(order * k, k)
     reasons = pa.array([REASON_MODEL], pa.string()).take(pa.array(np.zeros(old.num_rows, int)))
-    return Lists(
-        pa.concat_arrays([*old["item_id"].chunks, lists.item_ids]).take(rows),
-        pa.concat_arrays([*old["score"].chunks, lists.scores]).take(rows),
-        pa.concat_arrays([reasons, lists.reasons]).take(rows),
-        pa.concat_arrays([*old["why"].chunks, lists.why]).take(rows),
-    )
+    old = old.append_column("reason", reasons).select(COLUMNS.names)
+    return pa.concat_tables([old, rows]).take(rows_from(order * k, k))
 
 
-def _rows(users: pa.Array, lists: Lists, task: RankingTask) -> pa.RecordBatch:
+def _table(users: pa.Array, rows: pa.Table, task: RankingTask) -> pa.Table:
+    """The rows as the table has them."""
     n, k = len(users), task.k
     always = pa.array(np.zeros(n * k, int))
 
     def repeat(value: object, kind: pa.DataType) -> pa.Array:
         return pa.array([value], kind).take(always)
 
-    return pa.RecordBatch.from_arrays(
-        [
-            repeat(task.day, pa.date32()),
-            users.take(pa.array(np.arange(n).repeat(k))),
-            pa.array(np.tile(np.arange(1, k + 1, dtype=np.int16), n)),
-            lists.item_ids,
-            lists.scores,
-            lists.reasons,
-            repeat(task.model_version, pa.string()),
-            repeat(task.run_id, pa.string()),
-            repeat(task.generated_at, pa.timestamp("us", tz="UTC")),
-            lists.why,
-        ],
-        schema=RECOMMENDATIONS_ARROW,
-    )
+    columns = {
+        "ds": repeat(task.day, pa.date32()),
+        "user_id": users.take(pa.array(np.arange(n).repeat(k))),
+        "rank": pa.array(np.tile(np.arange(1, k + 1, dtype=np.int16), n)),
+        "model_version": repeat(task.model_version, pa.string()),
+        "run_id": repeat(task.run_id, pa.string()),
+        "generated_at": repeat(task.generated_at, pa.timestamp("us", tz="UTC")),
+        **{name: rows[name] for name in COLUMNS.names},
+    }
+    return pa.table(columns, schema=RECOMMENDATIONS_ARROW)
 
 
 _rankers: dict[tuple[str, str], Ranker] = {}

@@ -59,18 +59,23 @@ def read_list_settings(run: Mapping[str, Any]) -> ListSettings:
     )
 
 
+COLUMNS = pa.schema(
+    [
+        ("item_id", pa.string()),
+        ("score", pa.float32()),
+        ("reason", pa.string()),
+        ("why", pa.string()),
+    ]
+)
+"""Of a list; ``why`` is null where it is not said."""
+
+
 @dataclass(frozen=True)
 class Lists:
-    """K rows a user, in the users' order and by rank; B users have a list."""
+    """K rows a user; B users have a list."""
 
-    item_ids: pa.Array
-    """(B * K,) string"""
-    scores: pa.Array
-    """(B * K,) float32"""
-    reasons: pa.Array
-    """(B * K,) string"""
-    why: pa.Array
-    """(B * K,) string, null where it is not said"""
+    rows: pa.Table
+    """(B * K,) ``COLUMNS``, in the users' order and by rank."""
     short: dict[int, str] = field(default_factory=dict)
     """Places of the users who have none, for fewer than K items are left even with those met before,
     and what is to be said of each."""
@@ -182,17 +187,8 @@ class Ranker:
             for lists, those in parts_members
             for place, told in lists.short.items()
         }
-        none = pa.array([], pa.string())
-        together = Lists(
-            pa.concat_arrays([none, *(lists.item_ids for lists in parts)]).take(order),
-            pa.concat_arrays([none.cast(pa.float32()), *(lists.scores for lists in parts)]).take(
-                order
-            ),
-            pa.concat_arrays([none, *(lists.reasons for lists in parts)]).take(order),
-            pa.concat_arrays([none, *(lists.why for lists in parts)]).take(order),
-            short,
-        )
-        return together, sum(unknown for _, unknown in done)
+        rows = pa.concat_tables([COLUMNS.empty_table(), *(lists.rows for lists in parts)])
+        return Lists(rows.take(order), short), sum(unknown for _, unknown in done)
 
     def _of_market(self, users: pa.RecordBatch, market: str, k: int) -> tuple[Lists, int]:
         """The same for users of one market."""
@@ -233,31 +229,31 @@ class Ranker:
             ranked = np.where(is_there & (sources == 0), self._rows[places], 0)
         told = self._told(read, lengths, ranked)
         reasons = _REASONS.take(pa.array(sources.reshape(-1)))
-        lists = Lists(items, pa.array(scores.reshape(-1)), reasons, told)
-        lists = self._filled(lists, users, market, k, is_there, waiting)
+        rows = pa.table([items, pa.array(scores.reshape(-1)), reasons, told], schema=COLUMNS)
+        lists = self._filled(rows, users, market, k, is_there, waiting)
         n_unknown = len(users["item_ids"].flatten()) - len(met.values)
         return lists, n_unknown
 
     def _filled(
-        self, lists: Lists, users: pa.RecordBatch, market: str, k: int, is_there: NDArray[np.bool_],
+        self, rows: pa.Table, users: pa.RecordBatch, market: str, k: int, is_there: NDArray[np.bool_],
         waiting: Pairs,
     ) -> Lists:  # fmt: skip
         """Popular items where the model, or another source, has too few.
 
         Args:
-            lists: K rows of each user.
+            rows: K of each user.
             is_there: (B, K) whether a row is one; those of a user come first.
             waiting: places of the catalogue that require what a user has not met, rising by user.
         """
         incomplete = np.flatnonzero(~is_there[:, -1])
         if not len(incomplete):
-            return lists
+            return Lists(rows)
         short: dict[int, str] = {}
         items, reasons = (
-            np.array(column.to_pylist(), dtype=object).reshape(-1, k)
-            for column in (lists.item_ids, lists.reasons)
+            np.array(rows[name].to_pylist(), dtype=object).reshape(-1, k)
+            for name in ("item_id", "reason")
         )
-        scores = lists.scores.to_numpy().reshape(-1, k).copy()
+        scores = rows["score"].to_numpy().reshape(-1, k).copy()
         popular = self._popular_in(market)
         for user, of_user in zip(
             incomplete.tolist(), users.take(incomplete).to_pylist(), strict=True
@@ -276,14 +272,11 @@ class Ranker:
             scores[user, n:] = [share for _, share, _ in more]
             # A share says nothing beside a score of the model: it stands no higher than the last.
             scores[user] = np.minimum.accumulate(scores[user])
-        columns = (
-            pa.array(items.reshape(-1)), pa.array(scores.reshape(-1)), pa.array(reasons.reshape(-1)),
-            lists.why,
-        )  # fmt: skip
-        if short:
-            rows = rows_from(np.delete(np.arange(len(users)), [*short]) * k, k)
-            columns = tuple(column.take(rows) for column in columns)
-        return Lists(*columns, short=short)
+        columns = [*(pa.array(each.reshape(-1)) for each in (items, scores, reasons)), rows["why"]]
+        filled = Lists(pa.table(columns, schema=COLUMNS), short)
+        if not short:
+            return filled
+        return Lists(filled.rows.take(rows_from(filled.places(len(users)) * k, k)), short)
 
     def _out(self, users: pa.RecordBatch) -> Pairs:
         """Places of the catalogue that single users do not get."""

@@ -181,15 +181,13 @@ def _ranked(snapshot: Snapshot, asked: Sequence[tuple[User, int]]) -> list[Ranke
     users = as_batch([user for user, _ in asked], snapshot.categories)
     most = max(k for _, k in asked)
     lists, _ = snapshot.ranker.lists(users, most)
-    items, scores = lists.item_ids.to_pylist(), lists.scores.to_pylist()
-    reasons = lists.reasons.to_pylist()
-    starts = iter(range(0, len(items), most))
+    ranked = [Row(row["item_id"], row["score"], row["reason"]) for row in lists.rows.to_pylist()]
+    starts = iter(range(0, len(ranked), most))
     found: list[Ranked | Exception] = []
     for place, (user, k) in enumerate(asked):
         if place not in lists.short:
             start = next(starts)
-            rows = [Row(items[n], scores[n], reasons[n]) for n in range(start, start + k)]
-            found.append(Ranked(user, rows, snapshot))
+            found.append(Ranked(user, ranked[start : start + k], snapshot))
         elif k < most:  # so many may be left
             found += _ranked(snapshot, [(user, k)])
         else:

@@ -58,8 +58,10 @@ def _lists(
     """(item, reason) of each user."""
     ranker = Ranker(load_scorer(artifact), _catalogue(), ListSettings(**settings), artifact)
     lists, _ = ranker.lists(as_batch(users, CATEGORIES), k)
-    pairs = list(zip(lists.item_ids.to_pylist(), lists.reasons.to_pylist(), strict=True))
-    scores = lists.scores.to_numpy().reshape(-1, k)
+    pairs = list(
+        zip(lists.rows["item_id"].to_pylist(), lists.rows["reason"].to_pylist(), strict=True)
+    )
+    scores = lists.rows["score"].to_numpy().reshape(-1, k)
     assert np.isfinite(scores).all()
     assert (np.diff(scores, axis=1) <= 0).all()
     return [pairs[start : start + k] for start in range(0, len(pairs), k)]
@@ -148,6 +150,7 @@ def test_a_list_begins_as_a_longer_one(tmp_path: Path) -> None:
     ranker = Ranker(load_scorer(folder), catalogue, ListSettings(strategy=strategy), folder)
     users = as_batch([User("u").after([Event(0, item)], None, 9) for item in items[:20]], {})
     short, long = (
-        np.array(ranker.lists(users, k)[0].item_ids.to_pylist()).reshape(20, k) for k in (10, 100)
+        np.array(ranker.lists(users, k)[0].rows["item_id"].to_pylist()).reshape(20, k)
+        for k in (10, 100)
     )
     assert (short == long[:, :10]).all()
