@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recbole_llm.scoring import Pairs
+from recbole_llm.pairs import Pairs
 
 
 def _no_numbers() -> NDArray[np.int64]:

@@ -3,8 +3,9 @@
 Needs torch, numpy and safetensors; neither RecBole nor transformers.
 """
 
+from recbole_llm.pairs import Pairs
 from recbole_llm.scoring.artifact import Artifact, load_artifact, write_artifact
-from recbole_llm.scoring.feedback import Feedback, Pairs
+from recbole_llm.scoring.feedback import Feedback
 from recbole_llm.scoring.rules import Rules
 from recbole_llm.scoring.scorer import Scorer, TopK, load_scorer
 from recbole_llm.scoring.why import Why, why

@@ -12,8 +12,9 @@ from torch import Tensor
 from recbole_llm.errors import ArtifactError
 from recbole_llm.layers import Reader, RepeatBias, build_reader, last_states, score_vectors
 from recbole_llm.losses import Adjustments
+from recbole_llm.pairs import Pairs
 from recbole_llm.scoring.artifact import Artifact
-from recbole_llm.scoring.feedback import Feedback, Pairs, is_damped, move_away
+from recbole_llm.scoring.feedback import Feedback, is_damped, move_away
 from recbole_llm.scoring.rules import Rules, first_within_cap
 from recbole_llm.scoring.topk import TopItems
 

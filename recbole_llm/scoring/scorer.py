@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 
 from recbole_llm.errors import DataError
+from recbole_llm.pairs import Pairs
 from recbole_llm.scoring.artifact import Artifact, load_artifact
-from recbole_llm.scoring.feedback import Pairs
 from recbole_llm.scoring.row_scorer import RowScorer
 from recbole_llm.scoring.rules import Rules
 from recbole_llm.scoring.topk import TopItems
