@@ -13,8 +13,9 @@ print("deaf", flush=True)
 time.sleep(60)
 """
 _ENDS = """
-import subprocess, sys
+import signal, subprocess, sys
 from recbole_llm.process_session import end_session
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's job in the background lacks
 command = [sys.executable, "-c", sys.argv[1]]
 child = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
 child.stdout.readline()  # it ignores the signal
