@@ -18,7 +18,8 @@ An encoder's name may carry settings of its own pre-training, as of ``benchmarks
 does; it is held against the same encoder frozen.
 
 LoRA goes on from the network that the pre-trained stage left (``warm_start``), whose row it asks for
-too: the first steps of a random one would distort the encoder's features (arXiv:2202.10054).
+too, and makes anew where that network is gone: the first steps of a random one would distort the
+encoder's features (arXiv:2202.10054).
 
 **text_gain**, **fused_gain** and **cold_gain** are NDCG@10 (cold: Recall@10) over frozen, mean over
 seeds, of the stage that is better on validation (of those with most seeds) and the encoder that gains
@@ -110,20 +111,29 @@ def main() -> None:
         source = Path(args.data_path).absolute()
         args.work = args.work.absolute()
         os.chdir(tempfile.mkdtemp())  # RecBole writes logs where it runs
-        for key in _wanted(args):
-            row = next((row for row in _read()["rows"] if key.items() <= row.items()), None)
-            if row is None:
-                _add({**key, **_measure(key, source, args), **about})
-            elif differing := _differing(row, args):
-                _log.warning(
-                    "%s: kept, though it ran with other settings (%s); take the row out to run it anew",
-                    " ".join(map(str, key.values())), differing,
-                )  # fmt: skip
+        _run_missing(source, args, about)
     _add(None)
     content = _read()
     splice_table(DOCS / "encoder.md", "llm", table_of(content["rows"], content["gains"]))
     draw_curve(content["rows"])
     sys.stdout.write(json.dumps(content["figures"], indent=2) + f"\nwritten to {_PATH.name}\n")
+
+
+def _run_missing(source: Path, args: argparse.Namespace, about: dict[str, Any]) -> None:
+    """Add the rows that are not there, each as soon as it is measured."""
+    for key in _wanted(args):
+        row = next((row for row in _read()["rows"] if key.items() <= row.items()), None)
+        if row is None:
+            start = {**key, "stage": "pretrained"}
+            if key["stage"] == "tuned" and _artifact(_networks(start, args)) is None:
+                # Its row may be of another network, which is not there anymore.
+                _add({**start, **_measure(start, source, args), **about})
+            _add({**key, **_measure(key, source, args), **about})
+        elif differing := _differing(row, args):
+            _log.warning(
+                "%s: kept, though it ran with other settings (%s); take the row out to run it anew",
+                " ".join(map(str, key.values())), differing,
+            )  # fmt: skip
 
 
 def _wanted(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -163,24 +173,22 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
     """One row: pre-train if its encoder is not there yet, train, test."""
     name, encoder, part, seed = key["dataset"], key["encoder"], key["part"], key["seed"]
     flags = _pretrain_flags(encoder, args)
-    stem = Path(encoder).name.replace(":", "-")  # of a folder too
-    cut, data, work = None, source, args.work / name / stem
+    cut, data, networks = None, source, _networks(key, args)
     if part == "cold":
         cut = Events(source / name).cut(_COLD_SHARE, seed)
-        data, work = args.work / "cold" / str(seed), args.work / name / f"{stem}-cold-{seed}"
+        data = args.work / "cold" / str(seed)
         if not (data / name).is_dir():
             cut.write(data, forget=False)
     taught: dict[str, Any] = {"pretrain_seconds": None}
     settings = flags_as_dict([f"--{flag}" for flag in args.train])
     if key["stage"] != "frozen":
-        taught, encoder = _pretrained(split_name(encoder)[0], name, data, work, flags)
-    networks = work / "networks" / f"{part}-{seed}"
+        taught, encoder = _pretrained(
+            split_name(encoder)[0], name, data, _taught_in(key, args), flags
+        )
     if key["stage"] == "pretrained":
         shutil.rmtree(networks, ignore_errors=True)
         settings["artifact_dir"] = str(networks)
     if key["stage"] == "tuned":
-        if _artifact(networks) is None:
-            _measure({**key, "stage": "pretrained"}, source, args)
         settings |= {
             "encoder.finetune": "lora", "warm_start": str(_artifact(networks)),
             **flags_as_dict([f"--{flag}" for flag in args.tune]),
@@ -233,6 +241,20 @@ def _pretrained(
     return {"pretrain_seconds": told["seconds"], "retrieval_ndcg@10": retrieval}, str(file)
 
 
+def _taught_in(key: dict[str, Any], args: argparse.Namespace) -> Path:
+    """Folder of the encoder that a row's pre-training makes."""
+    stem = Path(key["encoder"]).name.replace(":", "-")  # of a folder too
+    if key["part"] == "cold":
+        stem = f"{stem}-cold-{key['seed']}"
+    folder: Path = args.work / key["dataset"] / stem
+    return folder
+
+
+def _networks(key: dict[str, Any], args: argparse.Namespace) -> Path:
+    """Folder of the network that a row's pre-trained stage leaves."""
+    return _taught_in(key, args) / "networks" / f"{key['part']}-{key['seed']}"
+
+
 def _artifact(folder: Path) -> Path | None:
     """A network that can be gone on from, if one was written whole."""
     return next((state.parent for state in folder.glob(f"*/{TRAINING_STATE}")), None)
@@ -244,9 +266,12 @@ def _read() -> dict[str, Any]:
 
 
 def _add(row: dict[str, Any] | None) -> None:
-    """Add a row and take the figures anew; several processes may write at once."""
+    """Add a row, in its predecessor's place, and take the figures anew; several processes may write."""
+    names = ("dataset", "encoder", "stage", "part", "seed")
     with store.locked(_PATH):
-        rows = [*_read()["rows"], *([row] if row else [])]
+        rows = _read()["rows"]
+        if row:
+            rows = [old for old in rows if any(old[name] != row[name] for name in names)] + [row]
         rows.sort(key=lambda row: [str(row[name]) for name in ("dataset", "encoder", "part")])
         gains = gains_of(rows)
         replace_json(_PATH, {"figures": figures_of(gains), "gains": gains, "rows": rows})

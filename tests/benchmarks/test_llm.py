@@ -1,4 +1,5 @@
 import json
+import shutil
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from benchmarks.llm import __main__ as llm
 from benchmarks.llm.curve import draw_curve
 from benchmarks.llm.figures import table_of
 from recbole_llm.errors import ConfigError
+from recbole_llm.warehouse import replace_json
 from tests.data import CYCLE, walk, write_atomic
 
 
@@ -117,19 +119,23 @@ def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
     tmp_path: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(llm, "_PATH", tmp_path / "llm.json")
     texts = {item: f"Film {item} of the cycle" for item in CYCLE}
     write_atomic(tmp_path, "cycle", {f"u{n}": walk(n, 6 + n % 5) for n in range(24)}, texts)
+    encoder = f"{tiny_encoders['bert']}:objective=mlm,held_out=0.2"
     args = Namespace(
+        dataset=["cycle"],
+        encoders=[encoder],
+        stages=["tuned"],
+        parts=["text"],
+        seeds=[1],
         work=tmp_path / "work",
         train=["learning_rate=0.001"],
         pretrain=["epochs=1", "train_batch_size=8", "eval_steps=0.5"],
         tune=["epochs=1", "learning_rate=1e-12", "encoder.learning_rate=1e-12"],
     )
-    key = {
-        "dataset": "cycle", "encoder": f"{tiny_encoders['bert']}:objective=mlm,held_out=0.2",
-        "part": "text", "seed": 1,
-    }  # fmt: skip
-    tuned = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    llm._run_missing(tmp_path, args, {"commit": "one"})
+    taught, tuned = llm._read()["rows"]
     assert tuned["train"] == "learning_rate=0.001"
     assert tuned["pretrain"].endswith("eval_steps=0.5 objective=mlm held_out=0.2")
     told = json.loads(
@@ -138,15 +144,21 @@ def test_an_encoder_is_taught_once_and_then_tuned_from_its_network(
     assert (told["objective"], told["held_out"]) == ("mlm", 0.2)
     assert len(tuned["retrieval_ndcg@10"]) == 3  # before, in the middle, at the end
     assert tuned["epochs"] == 1
-    taught = llm._measure({**key, "stage": "pretrained"}, tmp_path, args)
     assert taught["epochs"] > 1
     assert 0 < tuned["ndcg@10"] == taught["ndcg@10"]  # where it starts, as nothing learns
     monkeypatch.setattr(llm, "pretrain", None)  # it is there by now
-    again = llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+    key = {name: tuned[name] for name in ("dataset", "encoder", "stage", "part", "seed")}
+    again = llm._measure(key, tmp_path, args)
     assert again["pretrain_seconds"] == tuned["pretrain_seconds"]
+    # Where its network is gone, the row of what it goes on from is made anew.
+    replace_json(llm._PATH, {"rows": [taught]})
+    shutil.rmtree(llm._networks(key, args))
+    llm._run_missing(tmp_path, args, {"commit": "two"})
+    rows = [(row["stage"], row["commit"]) for row in llm._read()["rows"]]
+    assert rows == [("pretrained", "two"), ("tuned", "two")]
     args.tune.append("hidden_size=8")
     with pytest.raises(ConfigError, match="starts cold: hidden_size was 64"):
-        llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+        llm._measure(key, tmp_path, args)
     args.pretrain[0] = "epochs=2"
     with pytest.raises(ConfigError, match=r"with other settings \(epochs\)"):
-        llm._measure({**key, "stage": "tuned"}, tmp_path, args)
+        llm._measure(key, tmp_path, args)
