@@ -49,21 +49,27 @@ def figures_of(gains: dict[str, dict[str, dict[str, Any]]]) -> dict[str, float]:
 
 
 def table_of(rows: list[Row], gains: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """Means over the seeds that frozen and another stage have, and each seed's ratio to frozen."""
+    """Means over the seeds that frozen and another stage have, and each seed's ratio to frozen.
+
+    Where there is no other stage, frozen stands alone.
+    """
     heads = ["Data set", "Encoder", "What", *STAGES.values(), "Over TF-IDF"]
     lines = [heads, ["---"] * len(heads)]
     for dataset, by_encoder in gains.items():
         for encoder, by_part in by_encoder.items():
             for part, gain in by_part.items():
-                if not gain:
-                    continue
                 frozen, adapted = _stages(rows, dataset, encoder, part)
+                over_tfidf = (gain or {}).get("over_tfidf")
+                if not gain:
+                    frozen = _by_seed(rows, dataset, encoder, part, "frozen")
+                    over_tfidf = _over(frozen, _controls(rows, dataset, part), part)
+                if not frozen or encoder == CONTROL:
+                    continue
                 cells = [_mean(frozen, part)]
                 for stage in adapted.values():
                     over = _ratios(_over(stage, frozen, part))
                     cells.append(f"{_mean(stage, part)}: {over}" if over else "")
-                cells.append(_ratios(gain.get("over_tfidf")))
-                lines.append([dataset, encoder, PARTS[part][1], *cells])
+                lines.append([dataset, encoder, PARTS[part][1], *cells, _ratios(over_tfidf)])
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
