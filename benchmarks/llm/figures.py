@@ -59,8 +59,9 @@ def table_of(rows: list[Row], gains: dict[str, dict[str, dict[str, Any]]]) -> st
         for encoder, by_part in by_encoder.items():
             for part, gain in by_part.items():
                 frozen, adapted = _stages(rows, dataset, encoder, part)
-                over_tfidf = (gain or {}).get("over_tfidf")
-                if not gain:
+                if gain:
+                    over_tfidf = gain.get("over_tfidf")
+                else:
                     frozen = _by_seed(rows, dataset, encoder, part, "frozen")
                     over_tfidf = _over(frozen, _controls(rows, dataset, part), part)
                 if not frozen or encoder == CONTROL:

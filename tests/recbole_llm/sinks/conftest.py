@@ -19,6 +19,7 @@ from recbole_llm.sinks.run_files import COLUMNS
 from recbole_llm.sync import sync
 from recbole_llm.warehouse import Warehouse
 
+Connection = psycopg.Connection[Any]
 K = 3
 DAY, NEXT = "2024-05-01", "2024-05-02"
 USERS = [
@@ -74,7 +75,7 @@ def sync_to(nights: Nights, address: str, day: str | None = None) -> list[str]:
         return sync(nights.warehouse, sink, day)
 
 
-def tables_of(asked: psycopg.Connection[Any]) -> list[str]:
+def tables_of(asked: Connection) -> list[str]:
     """Names of the schema's plain tables."""
     rows = asked.execute(
         "SELECT relname FROM pg_class WHERE relkind = 'r'"
@@ -112,7 +113,7 @@ def address(server: Path) -> str:
 
 
 @pytest.fixture
-def asked(address: str) -> Iterator[psycopg.Connection[Any]]:
+def asked(address: str) -> Iterator[Connection]:
     """Another session in that schema."""
     with psycopg.connect(address, autocommit=True) as connection:
         yield connection

@@ -21,9 +21,16 @@ from recbole_llm.errors import ConfigError, DataError, UnavailableError
 from recbole_llm.sinks import open_sink, postgres
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from tests.conftest import HOME
-from tests.recbole_llm.sinks.conftest import DAY, NEXT, USERS, Nights, sync_to, tables_of
+from tests.recbole_llm.sinks.conftest import (
+    DAY,
+    NEXT,
+    USERS,
+    Connection,
+    Nights,
+    sync_to,
+    tables_of,
+)
 
-Connection = psycopg.Connection[Any]
 LATEST = b"SELECT count(*), count(DISTINCT run_id), min(run_id) FROM recommendations_latest"
 
 

@@ -1,7 +1,6 @@
 """What a role may do in PostgreSQL, and how a password gets there."""
 
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
@@ -9,9 +8,7 @@ import pytest
 from recbole_llm.errors import ConfigError
 from recbole_llm.sinks import open_sink, postgres_tables
 from tests.conftest import HOME
-from tests.recbole_llm.sinks.conftest import DAY, Nights, sync_to, tables_of
-
-Connection = psycopg.Connection[Any]
+from tests.recbole_llm.sinks.conftest import DAY, Connection, Nights, sync_to, tables_of
 
 
 def test_a_reader_may_select_and_nothing_else(
