@@ -62,6 +62,7 @@ def export_artifact(
         item_bias=model.item_bias,
         item_ids=tokens,
         titles=_titles(dataset, tokens),
+        n_events=model.n_events[1:],
         metadata={
             "dataset": config["dataset"],
             "data_cut": config["data_cut"],

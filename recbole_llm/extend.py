@@ -125,6 +125,7 @@ def extend_artifact(
         item_bias=torch.cat([artifact.item_bias, bias]),
         item_ids=[*artifact.item_ids, *texts],
         titles=[*artifact.titles, *titles],
+        n_events=artifact.n_events and [*artifact.n_events, *[0] * len(texts)],
         metadata={
             **artifact.metadata, "extended_from": artifact.model_version, "n_new_items": len(texts)
         },

@@ -55,6 +55,7 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         self.options = options
         self.user_tokens = dataset.field2id_token[dataset.uid_field]
         counts = torch.from_numpy(dataset.item_counts()).to(self.device)
+        self.n_events: list[int] = counts.tolist()
         text_vectors = missing = None
         self.widths: dict[str, int] = {}
         if options.uses_text:

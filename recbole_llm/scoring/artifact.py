@@ -1,7 +1,7 @@
 """The artifact: a folder that training writes once and everything else reads.
 
     model.safetensors   network weights and the ready item matrix
-    items.json          external item ids in row order, and their titles
+    items.json          external item ids in row order, their titles and counts
     artifact.json       format version, network shape, how the matrix is stored, data cut, metrics,
                         library versions, and the SHA-256 of the other two files
 
@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import tempfile
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ _PLAIN, _COMPRESSED = 3, 4
 _ITEM_BIAS = "item_bias"
 _ENCODER, _REPEATS = "sequence_encoder.", "repeat_bias."
 _WEIGHTS, _ITEMS, _INDEX = "model.safetensors", "items.json", "artifact.json"
+_ITEM_KINDS = {"item_id": list, "title": list, "n_events?": list}
 _INDEX_KINDS = {"files": dict, "sequence": dict, "options?": dict}
 _SHAPE_KINDS: dict[str, Any] = {
     field.name + ("" if field.default is MISSING else "?"): int | float
@@ -69,6 +70,8 @@ class Artifact:
     """Twelve hex digits of the content's hash; set by writing and loading."""
     stored: str = "float32"
     """How the file holds ``item_matrix``, one of ``matrix.STORED``."""
+    n_events: list[int] = field(default_factory=list)
+    """Training events of each item, in the same order; empty where an artifact does not tell."""
 
 
 def write_artifact(artifact: Artifact, root: Path) -> Path:
@@ -88,7 +91,11 @@ def write_artifact(artifact: Artifact, root: Path) -> Path:
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             staging / _WEIGHTS,
         )
-        items = {"item_id": artifact.item_ids, "title": artifact.titles}
+        items = {
+            "item_id": artifact.item_ids,
+            "title": artifact.titles,
+            "n_events": artifact.n_events,
+        }
         (staging / _ITEMS).write_text(json.dumps(items, ensure_ascii=False), encoding="utf-8")
         hashes = {name: _sha256(staging / name) for name in (_WEIGHTS, _ITEMS)}
         model_version = _version(hashes)
@@ -143,9 +150,12 @@ def load_artifact(path: Path) -> Artifact:
                 f"artifact {path} is damaged: {name} has SHA-256 {found[:12]}…, artifact.json says "
                 f"{expected[:12]}…; restore the folder or train again"
             )
-    items = check_record(_read_json(path / _ITEMS), {"item_id": list, "title": list}, path / _ITEMS)
-    if not is_list_of(str, [*items["item_id"], *items["title"]]):
-        raise ArtifactError(f"{path / _ITEMS} must hold texts alone; restore the folder")
+    items = check_record(_read_json(path / _ITEMS), _ITEM_KINDS, path / _ITEMS)
+    n_events = items.get("n_events", [])
+    if not is_list_of(str, [*items["item_id"], *items["title"]]) or not is_list_of(int, n_events):
+        raise ArtifactError(
+            f"{path / _ITEMS} must hold texts, and as n_events integers; restore the folder"
+        )
     try:
         tensors = load_file(path / _WEIGHTS)
         item_matrix = unpack_matrix(tensors, stored, config.hidden_size)
@@ -160,6 +170,11 @@ def load_artifact(path: Path) -> Artifact:
             f"artifact {path}: item matrix, biases and titles are {shapes}, its items and hidden "
             f"size ask for {expected_shapes}"
         )
+    if n_events and (len(n_events) != n_items or min(n_events) < 0 or max(n_events) >= 2**63):
+        raise ArtifactError(
+            f"{path / _ITEMS} has {len(n_events)} n_events from {min(n_events)} to {max(n_events)}, "
+            f"expected {n_items} from 0 to 2**63 - 1; restore the folder"
+        )
     _check_shape(config, tensors, path)
     known = {"format_version", "model_version", "files", "sequence", "n_items", "item_matrix"}
     return Artifact(
@@ -173,6 +188,7 @@ def load_artifact(path: Path) -> Artifact:
         metadata={key: value for key, value in index.items() if key not in known},
         model_version=_version(hashes),
         stored=stored,
+        n_events=n_events,
     )
 
 

@@ -24,7 +24,7 @@ from recbole_llm.lists.ranker import ListSettings, Ranker, read_list_settings
 from recbole_llm.lists.strategy import RECENT
 from recbole_llm.lists.users import Event, User
 from recbole_llm.query import name_in_table
-from recbole_llm.scoring import load_scorer
+from recbole_llm.scoring import Artifact, load_scorer
 from recbole_llm.serve.schemas import MAX_HISTORY
 from recbole_llm.user_files import UserFile
 from recbole_llm.warehouse import Warehouse
@@ -137,7 +137,7 @@ class Source:
         artifact = scorer.artifact
         titles = dict(zip(artifact.item_ids, artifact.titles, strict=True))
         if run is None or self._warehouse is None:
-            ranker = Ranker(scorer, _all_of(artifact.item_ids), ListSettings())
+            ranker = Ranker(scorer, _all_of(artifact), ListSettings())
             snapshot = Snapshot(path, ranker, titles, {}, None, (), (), None)
         else:
             features = self._warehouse.state_of(run)
@@ -182,11 +182,15 @@ def _freshness(run: dict[str, Any]) -> Freshness | None:
     return Freshness(datetime.date.fromisoformat(run["ds"]), half_life_days)
 
 
-def _all_of(items: list[str]) -> Catalogue:
-    """All items of a model, none more popular than another."""
-    n = len(items)
+def _all_of(artifact: Artifact) -> Catalogue:
+    """All items of a model, as popular as they were in its training."""
+    n = len(artifact.item_ids)
+    counts = np.array(artifact.n_events or [0] * n, dtype=np.float64)
+    order = np.argsort(-counts, kind="stable")
+    items = [artifact.item_ids[place] for place in order]
     nowhere = np.zeros(0, dtype=np.int64)
-    return Catalogue(items, np.zeros(n), np.full(n, -1), {"": nowhere}, [])
+    shares = counts[order] / max(counts.sum(), 1)
+    return Catalogue(items, shares, np.full(n, -1), {"": nowhere}, [])
 
 
 def _of_items(features: Path, column: str) -> dict[str, str]:

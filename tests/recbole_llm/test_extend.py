@@ -58,6 +58,8 @@ def test_a_new_item_is_ranked_where_its_text_belongs(trained: Path, tmp_path: Pa
     before, after = load_scorer(trained), load_scorer(path)
     assert after.artifact.item_ids == [*before.artifact.item_ids, "new"]
     assert after.artifact.titles[-1] == "An heron"
+    assert after.artifact.n_events == [*before.artifact.n_events, 0]
+    assert min(before.artifact.n_events) > 0
     assert torch.equal(after.artifact.item_matrix[:-1], before.artifact.item_matrix)
     history = walk(3, 4)  # up to i6; heron is i7
     was = before.top_k([history], 2).item_ids[0]

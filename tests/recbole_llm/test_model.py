@@ -1,5 +1,6 @@
 """What must hold of the model, proved on a network with random weights."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,14 @@ def test_exported_scorer_ranks_as_the_model_in_recbole(
     torch.testing.assert_close(
         torch.tensor([list(line) for line in top.scores]), values, atol=1e-5, rtol=1e-5
     )
+
+
+def test_an_artifact_tells_what_was_met_in_training(settings: dict[str, Any]) -> None:
+    path = train("LLMSeqRec", "cycle", None, {**settings, "epochs": 1}).artifact
+    assert path is not None
+    artifact = load_artifact(path)
+    met = Counter(item for n in range(36) for item in walk(n, 6 + n % 9)[:-2])  # two are held out
+    assert artifact.n_events == [met[item] for item in artifact.item_ids]
 
 
 def test_training_ranks_what_is_disliked_lower(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.model import LLMSeqRec
 from recbole_llm.options import PrivacyOptions
 from recbole_llm.private_training import Noise, PrivateSteps, noised_popularity, plan_noise
+from recbole_llm.scoring import load_artifact
 from recbole_llm.train import build_config, build_data, train
 from recbole_llm.trainer import LLMSeqRecTrainer
 from tests.data import CYCLE, walk, write_atomic, write_cycle
@@ -184,6 +185,7 @@ def test_a_training_by_name_keeps_its_budget_and_says_so(tmp_path: Path) -> None
         assert told["steps"] == 4
         assert 3.9 < told["epsilon"] <= 4.0
         assert told["delta"] == pytest.approx(0.1 / 36)
+        assert len({*load_artifact(run.artifact).n_events}) == 1  # who was met is not told
     assert runs[0].artifact != runs[1].artifact  # the same seed, other noise
 
 

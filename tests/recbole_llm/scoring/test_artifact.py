@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,24 @@ def test_missing_parts(path: Path, tmp_path: Path) -> None:
     (path / "items.json").unlink()
     with pytest.raises(ArtifactError, match=r"is incomplete: items.json is missing"):
         load_scorer(path)
+
+
+def test_counts_are_read_where_they_are_told(tmp_path: Path) -> None:
+    counted = replace(random_artifact(IDS), n_events=[3, 0, 7])
+    assert load_artifact(write_artifact(counted, tmp_path)).n_events == [3, 0, 7]
+
+
+@pytest.mark.parametrize("counts", [[1, 2], [1, -1, 2], [1, 2, 2**63]])
+def test_counts_that_do_not_fit(tmp_path: Path, counts: list[int]) -> None:
+    path = write_artifact(replace(random_artifact(IDS), n_events=counts), tmp_path)
+    with pytest.raises(ArtifactError, match=r"items.json has \d n_events .* expected 3 from 0 to"):
+        load_artifact(path)
+
+
+def test_counts_that_are_no_numbers(tmp_path: Path) -> None:
+    path = write_artifact(replace(random_artifact(IDS), n_events=["many", 1, 2]), tmp_path)  # type: ignore[list-item]
+    with pytest.raises(ArtifactError, match="must hold texts, and as n_events integers"):
+        load_artifact(path)
 
 
 def test_index_that_is_no_json(path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ def test_a_history_that_the_model_does_not_know_gets_other_items(client: TestCli
     assert {row["reason"] for row in answer["recommendations"]} == {"popular"}
     assert len(set(_ids(answer))) == 3
     assert answer["n_known"] == 0
+
+
+def test_they_are_those_that_were_met_most_in_training(tmp_path: Path) -> None:
+    counts = [5 * (item == "i7") + 3 * (item == "i2") + 2 * (item == "i9") for item in CYCLE]
+    path = write_artifact(replace(random_artifact(CYCLE), n_events=counts), tmp_path)
+    with TestClient(app_of(path)[0]) as client:
+        answer = client.post("/recommend", json={"history": ["strange"], "k": 3}).json()
+    assert _ids(answer) == ["i7", "i2", "i9"]
+    scores = [row["score"] for row in answer["recommendations"]]
+    assert scores == pytest.approx([0.5, 0.3, 0.2])
 
 
 @pytest.mark.parametrize(
