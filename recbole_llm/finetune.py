@@ -74,10 +74,15 @@ class TunedEncoder(nn.Module):
         self._frozen: list[Any] = [model]
         self._texts = texts
         self._has_text = torch.tensor([bool(text) for text in texts], device=device)
-        self._gradient: Tensor | None = None
-        self._n_steps = 0
-        self._mean = torch.from_numpy(whitening.mean).to(device)
         self._matrix = torch.from_numpy(whitening.matrix).to(device)
+        # What training changes beside the adapters, and a checkpoint has to hold.
+        self._mean: Tensor
+        self._gradient: Tensor
+        self._n_steps: Tensor
+        self.register_buffer("_mean", torch.from_numpy(whitening.mean).to(device))
+        gradient = torch.zeros(len(texts), self._matrix.shape[1], device=device)
+        self.register_buffer("_gradient", gradient)
+        self.register_buffer("_n_steps", torch.zeros((), dtype=torch.int64, device=device))
         trained = [p for p in wrapped.parameters() if p.requires_grad]
         self._language_model: list[LanguageModelLoss] = []
         if options.text_loss_weight:
@@ -183,11 +188,10 @@ class TunedEncoder(nn.Module):
         gradient = gradient[:, : self._matrix.shape[1]].float()
         gradient = gradient - gradient[self._has_text].mean(0)  # centring takes a shift of all out
         gradient *= self._has_text[:, None]
-        if self._gradient is None:
-            self._gradient = torch.zeros_like(gradient)
         self._n_steps += 1
         self._gradient.lerp_(gradient, 1 - _GRADIENT_DECAY)
-        return self._gradient / (1 - _GRADIENT_DECAY**self._n_steps)
+        averaged: Tensor = self._gradient / (1 - _GRADIENT_DECAY**self._n_steps)
+        return averaged
 
     def text_loss(self) -> Tensor | float:
         """The weighted loss of language modelling on a draw of all item texts, met or not."""

@@ -1,8 +1,6 @@
 """Train a network to the weights that are best on validation, by RecBole's trainer."""
 
-import copy
 import logging
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +10,12 @@ from typing import Any
 import torch
 from recbole.config import Config
 from recbole.utils import get_model, get_trainer, init_seed
-from torch import Tensor, nn
+from torch import nn
 
 from recbole_llm import MODELS
+from recbole_llm.best_weights import BestWeights
 from recbole_llm.errors import ConfigError
+from recbole_llm.resume import Unfinished
 from recbole_llm.run_settings import make_folder
 from recbole_llm.transfer import start_transferred
 from recbole_llm.warm_start import start_warm
@@ -34,6 +34,8 @@ class Fitted:
     epochs: int
     best_epoch: int | None
     start: dict[str, Any] | None
+    unfinished: Unfinished | None
+    """What the next try would go on from, to be removed once what came of this one is written."""
 
 
 def fit(
@@ -54,8 +56,11 @@ def fit(
         may_start_cold: whether to train from random weights where those of ``warm_start`` do not fit.
     Raises:
         ConfigError: the earlier weights do not fit, and only new events are to be learnt or the start
-            may not be cold.
+            may not be cold; or ``resume_dir`` holds another training.
     """
+    unfinished = None
+    if config["resume_dir"]:
+        unfinished = Unfinished(config, train_data, valid_data)
     init_seed(config["seed"] + config["local_rank"], config["reproducibility"])
     network = (model_class or get_model(config["model"]))(config, train_data._dataset)
     network = network.to(config["device"])
@@ -75,56 +80,28 @@ def fit(
     trainer_class = trainer_class or get_trainer(config["MODEL_TYPE"], config["model"])
     make_folder(Path(config["checkpoint_dir"]))
     trainer = trainer_class(config, network)
-    best = _BestWeights(network, config["valid_metric_bigger"], on_epoch)
+    best = BestWeights(network, config["valid_metric_bigger"], on_epoch)
     untrained: Any = None
     if config["transfer_from"] and len(valid_data.dataset):
         score, untrained = trainer._valid_epoch(valid_data)  # what it knows already may be its best
         best(-1, score)
+    if unfinished is not None:
+        unfinished.restore(trainer, best)
+
+    def after_validation(epoch: int, score: float) -> None:
+        best(epoch, score)
+        if unfinished is not None:
+            unfinished.save(trainer, best, epoch)
+
     started = time.monotonic()
     # recbole/model/sequential_recommender/sine.py turns anomaly detection on for every model.
     with torch.autograd.set_detect_anomaly(False):
         _, valid_result = trainer.fit(
             train_data, valid_data, saved=False, show_progress=config["show_progress"],
-            callback_fn=best,
+            callback_fn=after_validation,
         )  # fmt: skip
     epochs = len(trainer.train_loss_dict)
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
     best.restore(n_trained=epochs)
     valid_result = untrained if best.epoch == 0 else valid_result
-    return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start)
-
-
-class _BestWeights:
-    """A callback for RecBole's ``fit``: keeps the weights that were best on validation in memory."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        bigger: bool,
-        on_epoch: Callable[[int, float], None] | None,
-    ) -> None:
-        self._model = model
-        self._on_epoch = on_epoch
-        self._sign = 1.0 if bigger else -1.0
-        self._best = -math.inf
-        self._weights: dict[str, Tensor] | None = None
-        self.epoch: int | None = None
-        self._n_seen = 0
-
-    def __call__(self, epoch: int, valid_score: float) -> None:
-        self._n_seen += epoch >= 0
-        # RecBole takes the later of two equal epochs; what a transfer brought has to be beaten.
-        is_no_worse = self._sign * valid_score >= self._best
-        if is_no_worse and (self.epoch != 0 or self._sign * valid_score > self._best):
-            self._best = self._sign * valid_score
-            self._weights = copy.deepcopy(self._model.state_dict())
-            self.epoch = epoch + 1
-        if self._on_epoch is not None:
-            self._on_epoch(epoch, valid_score)
-
-    def restore(self, n_trained: int) -> None:
-        """Put the best weights back; where no epoch was validated, the last one's stay."""
-        if n_trained and not self._n_seen:
-            self.epoch = None
-        elif self._weights is not None:
-            self._model.load_state_dict(self._weights)
+    return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start, unfinished)

@@ -93,7 +93,6 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
             self._name_items() if options.decoder == "semantic_ids" else None,
         )  # fmt: skip
         self.tuned: TunedEncoder | None = None
-        self._epochs_since_refresh = 0
         if options.finetune is not None:
             self.tuned = dataset.tuned_encoder(str(self.device))
         self.average: AveragedModel | None = None
@@ -117,14 +116,16 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         super().train(mode)
         return self
 
-    def end_epoch(self) -> None:
-        """Let a trained encoder read all texts anew, every ``encoder.refresh_epochs`` epochs."""
+    def end_epoch(self, epoch: int) -> None:
+        """Let a trained encoder read all texts anew, every ``encoder.refresh_epochs`` epochs.
+
+        Args:
+            epoch: from 0.
+        """
         if self.tuned is None:
             return
         assert self.options.finetune is not None
-        self._epochs_since_refresh += 1
-        if self._epochs_since_refresh >= self.options.finetune.refresh_epochs:
-            self._epochs_since_refresh = 0
+        if (epoch + 1) % self.options.finetune.refresh_epochs == 0:
             vectors = self.tuned.encode_all()
             self.text_vectors[:, : vectors.shape[1]] = vectors
 

@@ -68,7 +68,8 @@ def train(
 
     Settings rank as in RecBole: files, then ``config_dict``, then ``--key=value`` on the command
     line. Beside RecBole's keys: ``artifact_dir`` (where the artifact goes; by default a dated folder
-    in ``checkpoint_dir``), ``data_cut`` (the last day in the data, written into the artifact) and
+    in ``checkpoint_dir``), ``data_cut`` (the last day in the data, written into the artifact),
+    ``resume_dir`` (a folder for what the same call goes on from, should this one be killed) and
     ``warm_start`` (an artifact's folder, to start from its weights where they fit), and with that
     ``train_since`` (only events from then on are learnt; see ``WholeSequenceDataset``); or
     ``transfer_from`` (an artifact of another data set, to start from by the items' texts).
@@ -215,6 +216,8 @@ def _train_process(
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
         write_neighbors(item_neighbors(network, loaders[0]._dataset), artifact.name, artifact)
+    if fitted.unfinished is not None:
+        fitted.unfinished.remove()
     return TrainResult(
         valid_result, dict(test_result or {}), fitted.epochs, fitted.best_epoch, artifact,
         fitted.start,

@@ -80,28 +80,34 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
                 train_data, epoch_idx, *args, show_progress=show_progress, **kwargs
             )
             if end_epoch := getattr(self.model, "end_epoch", None):
-                end_epoch()
+                end_epoch(epoch_idx)
             return loss
 
-    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
-        """Write weights, optimiser and counters; only the first process writes."""
-        if not self.config["single_spec"] and self.config["local_rank"] != 0:
-            return
-        path = kwargs.pop("saved_model_file", self.saved_model_file)
+    def checkpoint(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What ``go_on`` takes: weights and the optimiser's state, and the counters as JSON types.
+
+        Args:
+            epoch: from 0, the last that was trained.
+        """
         tensors = {_MODEL + name: value for name, value in self.model.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         for index, state in optimizer["state"].items():
             for name, value in state.items():
                 tensors[f"{_OPTIMIZER}{index}.{name}"] = torch.as_tensor(value)
-        counters = {
+        return tensors, {
             "model": self.config["model"],
             "epoch": epoch,
             "cur_step": self.cur_step,
             "best_valid_score": self.best_valid_score,
             "param_groups": optimizer["param_groups"],
         }
-        tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        save_file(tensors, path, metadata={"counters": json.dumps(counters)})
+
+    def _save_checkpoint(self, epoch: int, verbose: bool = True, **kwargs: Any) -> None:
+        """Write weights, optimiser and counters; only the first process writes."""
+        if not self.config["single_spec"] and self.config["local_rank"] != 0:
+            return
+        path = kwargs.pop("saved_model_file", self.saved_model_file)
+        write_checkpoint(Path(path), *self.checkpoint(epoch))
         if verbose:
             self.logger.info(f"Saving current: {path}")
 
@@ -115,7 +121,16 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         if self.config["privacy.epsilon"] is not None:
             raise ConfigError("a private training cannot be gone on with: train anew")
         self.saved_model_file = str(resume_file)
-        tensors, counters = _read_checkpoint(self.saved_model_file)
+        self.go_on(*read_checkpoint(self.saved_model_file), self.saved_model_file)
+
+    def go_on(self, tensors: dict[str, Tensor], counters: dict[str, Any], source: str) -> None:
+        """Take a checkpoint's weights, optimiser, epoch and best score.
+
+        Args:
+            source: its file, for messages.
+        Raises:
+            ArtifactError: it is of another model.
+        """
         self._load_weights(tensors)
         state: dict[int, dict[str, Tensor]] = {}
         try:
@@ -127,7 +142,7 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             self.optimizer.load_state_dict({"state": state, "param_groups": groups})
         except (ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
-                f"the optimiser's state in {resume_file} does not fit: {error}; train anew"
+                f"the optimiser's state in {source} does not fit: {error}; train anew"
             ) from None
         self.start_epoch = counters["epoch"] + 1
         self.cur_step = counters["cur_step"]
@@ -150,7 +165,7 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
                 paths = [path]
                 torch.distributed.broadcast_object_list(paths, src=0)
                 path = paths[0]
-            self._load_weights(_read_checkpoint(path)[0])
+            self._load_weights(read_checkpoint(path)[0])
             self.logger.info(f"Loading model structure and parameters from {path}")
         return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
 
@@ -162,7 +177,20 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             raise ArtifactError(f"the checkpoint is of another model: {error}") from None
 
 
-def _read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def write_checkpoint(path: Path, tensors: dict[str, Tensor], counters: dict[str, Any]) -> None:
+    """Write a checkpoint in one step: a reader finds the one before or this one, never a part."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    staging = path.with_name(f".{path.name}.staging")
+    save_file(tensors, staging, metadata={"counters": json.dumps(counters)})
+    staging.replace(path)
+
+
+def read_checkpoint(path: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and counters of a checkpoint of this class.
+
+    Raises:
+        ArtifactError: the file is something else, or damaged.
+    """
     if Path(path).suffix != ".safetensors":
         raise ArtifactError(
             f"{path} is not a checkpoint of LLMSeqRec: expected a .safetensors file. Pickled "

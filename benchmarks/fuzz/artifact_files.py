@@ -94,16 +94,30 @@ def training_state(folder: Path) -> Target:
 def checkpoint(folder: Path) -> Target:
     """A checkpoint, gone on with."""
     config, loaders, _ = _data(folder)
-    from recbole_llm.model import LLMSeqRec
-    from recbole_llm.trainer import LLMSeqRecTrainer
-
-    config["checkpoint_dir"] = str(folder)
-    trainer = LLMSeqRecTrainer(config, LLMSeqRec(config, loaders[0]._dataset))
-    trainer.logger = logging.Logger("nowhere")  # RecBole's is the root, which others use
-    trainer._train_epoch(loaders[0], 0)
+    trainer = _after_an_epoch(config, loaders, folder)
     trainer._save_checkpoint(0, verbose=False)
     path = Path(trainer.saved_model_file)
     return file_target(path, lambda: trainer.resume_checkpoint(str(path)), tensor_files)
+
+
+def unfinished(folder: Path) -> Target:
+    """What a training that was killed goes on from."""
+    config, loaders, _ = _data(folder)
+    from recbole_llm.best_weights import BestWeights
+    from recbole_llm.resume import Unfinished
+
+    trainer = _after_an_epoch(config, loaders, folder)
+    best = BestWeights(trainer.model, True, None)
+    best(0, 0.5)
+    config["resume_dir"] = str(folder / "resume")
+    state = Unfinished(config, *loaders[:2])
+    state.save(trainer, best, 0)
+
+    def read() -> None:
+        state.restore(trainer, best)
+        best.restore(1)
+
+    return file_target(folder / "resume" / "unfinished.safetensors", read, tensor_files)
 
 
 def compressed_index(folder: Path) -> Target:
@@ -193,6 +207,17 @@ def _artifact(folder: Path, stored: str = "float32") -> Path:
         {"data_cut": "2024-05-01", "options": {"adaptor": "linear"}}, stored=stored,
     )  # fmt: skip
     return write_artifact(artifact, folder)
+
+
+def _after_an_epoch(config: Any, loaders: Any, folder: Path) -> Any:
+    from recbole_llm.model import LLMSeqRec
+    from recbole_llm.trainer import LLMSeqRecTrainer
+
+    config["checkpoint_dir"] = str(folder)
+    trainer = LLMSeqRecTrainer(config, LLMSeqRec(config, loaders[0]._dataset))
+    trainer.logger = logging.Logger("nowhere")  # RecBole's is the root, which others use
+    trainer.train_loss_dict[0] = trainer._train_epoch(loaders[0], 0)
+    return trainer
 
 
 def _rank(path: Path) -> None:
@@ -299,6 +324,7 @@ TARGETS: dict[str, Callable[[Path], Target]] = {
     "explanation.safetensors": explanation_tensors,
     "training.safetensors": training_state,
     "checkpoint": checkpoint,
+    "unfinished training": unfinished,
     "compressed.json": compressed_index,
     "tokenizer.json": compressed_tokenizer,
     "encoder.onnx": compressed_network,

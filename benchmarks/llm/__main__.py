@@ -28,9 +28,10 @@ language model's place (``over_tfidf``): on texts alone and new items ``--encode
 frozen``, else ``llmseqrec-tfidf`` of ``benchmarks.quality``.
 
 Encoders that were pre-trained stay in ``--work``, with the networks that were trained on them, and are
-not made again. Writes ``benchmarks/results/llm.json`` after every run, with the seconds that each took
-and the next items found by cosine alone before, during and after the pre-training
-(``retrieval_ndcg@10``), and at the end the table of ``docs/encoder.md`` and ``docs/texts.svg``.
+not made again; a run that is killed goes on when it is started again. Writes
+``benchmarks/results/llm.json`` after every run, with the seconds that each took and the next items
+found by cosine alone before, during and after the pre-training (``retrieval_ndcg@10``), and at the end
+the table of ``docs/encoder.md`` and ``docs/texts.svg``.
 """
 
 import argparse
@@ -193,6 +194,8 @@ def _measure(key: dict[str, Any], source: Path, args: argparse.Namespace) -> dic
             "encoder.finetune": "lora", "warm_start": str(_artifact(networks)),
             **flags_as_dict([f"--{flag}" for flag in args.tune]),
         }  # fmt: skip
+    named = "-".join(map(str, key.values())).replace("/", "-").replace(":", "-")
+    settings["resume_dir"] = str(args.work / "unfinished" / named)
     is_alone = part == "text" or encoder == CONTROL
     settings["encoder"] = encoder if is_alone else f"{encoder}+{CONTROL}"
     settings["item_repr"] = "text" if part == "text" else "id+text"

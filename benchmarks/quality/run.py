@@ -69,7 +69,7 @@ def run(
     Args:
         entry: the model.
         settings: RecBole keys on top of the entry's own; with ``artifact_dir`` LLMSeqRec leaves its
-            artifact there.
+            artifact there, and with ``resume_dir`` goes on where a run that was killed had come to.
         stopping_users: whose validation rows decide when to stop; by default everyone's.
         new_item_biases: values at which LLMSeqRec ranks the test rows once more each.
         matrices: ways to store an item matrix, by which LLMSeqRec ranks the test rows once more each.
@@ -123,6 +123,10 @@ def run(
         test_by_matrix[stored] = dict(found)
     _mask_history(fitted.network)
     masked_test = fitted.trainer.evaluate(test_data, load_best_model=False)
+    seconds = time.monotonic() - started
+    if fitted.unfinished is not None:
+        seconds += fitted.unfinished.seconds_before
+        fitted.unfinished.remove()
     return Outcome(
         valid=valid,
         test=dict(test),
@@ -132,7 +136,7 @@ def run(
         ranks_by_bias=ranks_by_bias,
         users=data.id2token(data.uid_field, test_data.dataset.inter_feat[data.uid_field]).tolist(),
         epochs=fitted.epochs,
-        seconds=time.monotonic() - started,
+        seconds=seconds,
         parameters=sum(p.numel() for p in fitted.network.parameters() if p.requires_grad),
         test_by_matrix=test_by_matrix,
         blend=blend,

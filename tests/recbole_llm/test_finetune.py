@@ -120,7 +120,7 @@ def test_all_vectors_change_once_an_epoch(tmp_path: Path, tiny_encoders: dict[st
     assert len(read) == 3
     assert all(1 <= n_texts <= 3 for n_texts in read)
     torch.testing.assert_close(model.text_vectors, before, rtol=0, atol=0)
-    model.end_epoch()
+    model.end_epoch(0)
     model.eval()
     torch.testing.assert_close(model.text_vectors, model.tuned.encode_all())
     with_text = before.any(1)
@@ -155,13 +155,13 @@ def test_all_are_encoded_anew_every_so_many_epochs(
     model, batch = _build(tmp_path, tiny_encoders["bert"], **{"encoder.refresh_epochs": 2})
     optimizer = torch.optim.SGD(model.parameter_groups(), lr=1.0)
     changed = []
-    for _ in range(4):
+    for epoch in range(4):
         model.train()
         optimizer.zero_grad()
         model.calculate_loss(batch).backward()
         optimizer.step()
         before = model.text_vectors.clone()
-        model.end_epoch()
+        model.end_epoch(epoch)
         changed.append(not torch.equal(model.text_vectors, before))
     assert changed == [False, True, False, True]
 
@@ -187,7 +187,7 @@ def test_averaged_adapters_rank(
         expected = [0.25 * a + 0.25 * b + 0.5 * c for a, b, c in zip(*taken, strict=True)]
     with tuned._averaged():
         torch.testing.assert_close([*tuned.adapters], expected)
-    model.end_epoch()
+    model.end_epoch(0)
     model.eval()
     torch.testing.assert_close([*tuned.adapters], trained, rtol=0, atol=0)
     ranking = model.text_vectors.clone()
@@ -207,7 +207,7 @@ def test_only_the_language_model_s_columns_change(
     model.train()
     model.calculate_loss(batch).backward()
     torch.optim.SGD(model.parameter_groups(), lr=1.0).step()
-    model.end_epoch()
+    model.end_epoch(0)
     model.eval()
     assert (model.text_vectors != before).any(0)[:width].any()
     torch.testing.assert_close(model.text_vectors[:, width:], before[:, width:])
@@ -268,7 +268,7 @@ def test_the_best_epoch_s_vectors_come_back(tmp_path: Path, tiny_encoders: dict[
     model.train()
     model.calculate_loss(batch).backward()
     torch.optim.SGD(model.parameter_groups(), lr=1.0).step()
-    model.end_epoch()
+    model.end_epoch(0)
     model.eval()
     assert not torch.equal(model.full_sort_predict(batch), ranked)
     model.load_state_dict(best)

@@ -71,8 +71,8 @@ def test_only_storing_and_distributing_differ_from_recbole() -> None:
     own = {name for name in vars(LLMSeqRecTrainer) if callable(getattr(LLMSeqRecTrainer, name))}
     assert issubclass(LLMSeqRecTrainer, Trainer)
     assert own == {
-        "__init__", "fit", "_build_optimizer", "_train_epoch", "_save_checkpoint", "resume_checkpoint",
-        "evaluate", "_load_weights",
+        "__init__", "fit", "_build_optimizer", "_train_epoch", "checkpoint", "_save_checkpoint",
+        "resume_checkpoint", "go_on", "evaluate", "_load_weights",
     }  # fmt: skip
 
 
@@ -80,8 +80,10 @@ def test_only_storing_and_distributing_differ_from_recbole() -> None:
 def test_the_model_is_told_of_each_epoch_validated_or_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eval_step: int
 ) -> None:
-    ends: list[bool] = []
-    monkeypatch.setattr(LLMSeqRec, "end_epoch", lambda model: ends.append(model.training))
+    ends: list[tuple[int, bool]] = []
+    monkeypatch.setattr(
+        LLMSeqRec, "end_epoch", lambda model, epoch: ends.append((epoch, model.training))
+    )
     trainer, (train, valid, _) = _trainer(tmp_path, epochs=3, eval_step=eval_step)
     trainer.fit(train, valid, verbose=False, saved=False)
-    assert ends == [True] * 3
+    assert ends == [(0, True), (1, True), (2, True)]
