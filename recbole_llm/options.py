@@ -33,11 +33,12 @@ _RUN_KEYS = {
     "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
     "max_evals", "early_stop", "numerical_features", "discretization", "transform", "worker",
     "shuffle", "enable_amp", "enable_scaler", "require_pow", "wandb_project", "encoding",
-    "artifact_dir", "data_cut", "resume_dir", "warm_start", "transfer_from",
 }  # fmt: skip
-"""Keys of RecBole's entry points and code that stand in none of its property files, and ours that
-belong to a run, not to the model."""
-
+"""Keys of RecBole's entry points and code that stand in none of its property files."""
+_TRAIN_KEYS = {"artifact_dir", "data_cut", "resume_dir", "warm_start", "transfer_from"}
+"""Ours that belong to a run, not to the model: ``train`` reads them."""
+READ_BY_TRAIN = "read_by_train"
+"""Attribute of a config that ``train`` made."""
 
 _CHOICES = {
     "reader": READERS, "score": ("dot", "cosine"), "hidden_act": ("gelu", "relu"),
@@ -127,16 +128,22 @@ def apply_defaults(config: Config) -> None:
     Safe to call twice. It must run before the dataset is loaded; building the dataset calls it.
 
     Raises:
-        ConfigError: a key that neither RecBole nor we know. A command line flag that resembles none
-            is ignored with a warning.
+        ConfigError: a key that neither RecBole nor we know, or one that ``train`` alone reads where the
+            config is not its own. A command line flag that resembles none is ignored with a warning.
     """
+    unread = sorted(key for key in _TRAIN_KEYS if config[key] is not None)
+    if unread and not getattr(config, READ_BY_TRAIN, False):
+        raise ConfigError(
+            f"RecBole's own entry points would ignore {', '.join(unread)}: run python -m recbole_llm, "
+            "or leave that out"
+        )
     defaults = load_yaml(config_path("model", MODELS[0]))
     if config["model"] != MODELS[0]:
         defaults |= load_yaml(config_path("model", config["model"]))
     if config["transfer_from"]:
         defaults |= inherited_settings(Path(config["transfer_from"]))
     given = config.external_config_dict
-    known = set(defaults) | _recbole_keys() | _RUN_KEYS
+    known = set(defaults) | _recbole_keys() | _RUN_KEYS | _TRAIN_KEYS
     for key in sorted(given.keys() - known):
         close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
         if not close and key in config.cmd_config_dict:

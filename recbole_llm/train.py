@@ -28,7 +28,7 @@ from recbole_llm.config_files import load_yaml
 from recbole_llm.errors import ConfigError, DataError, RecboleLlmError
 from recbole_llm.export import export_artifact, item_neighbors
 from recbole_llm.fit import fit
-from recbole_llm.options import apply_defaults, sequential_columns
+from recbole_llm.options import READ_BY_TRAIN, apply_defaults, sequential_columns
 from recbole_llm.run_settings import check_depth, check_run, make_folder
 from recbole_llm.scoring.item_neighbors import write_neighbors
 
@@ -270,6 +270,7 @@ def build_config(
             "--data_path=..., or use ml-100k, which RecBole carries"
         )
     if model in MODELS:
+        setattr(config, READ_BY_TRAIN, True)
         apply_defaults(config)
     check_run(config)
     return config

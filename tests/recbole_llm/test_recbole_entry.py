@@ -65,6 +65,22 @@ def test_config_dataset_and_trainer_by_name(folder: Path, name: str) -> None:
     assert f"GOT {name} LLMSeqRecDataset LLMSeqRecTrainer 8 2 NDCG@10" in out
 
 
+def test_what_recbole_would_ignore_is_an_error(folder: Path) -> None:
+    out = _run(
+        "import recbole_llm\n"
+        "from recbole.config import Config\n"
+        "from recbole.data import create_dataset\n"
+        "from recbole_llm.errors import ConfigError\n"
+        "settings |= {'warm_start': 'artifacts/a', 'resume_dir': 'r', 'transfer_from': None}\n"
+        "try:\n"
+        "    create_dataset(Config(model='LLMSeqRec', dataset='cycle', config_dict=settings))\n"
+        "except ConfigError as error:\n"
+        "    print('TOLD', error)\n",
+        folder,
+    )
+    assert "TOLD RecBole's own entry points would ignore resume_dir, warm_start: run" in out
+
+
 @pytest.mark.slow
 def test_hyper_parameter_tuning(folder: Path) -> None:
     out = _run(
