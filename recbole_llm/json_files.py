@@ -82,6 +82,21 @@ def is_list_of(kind: type, value: Any) -> bool:
     return isinstance(value, list) and all(type(each) is kind for each in value)
 
 
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How the settings of an earlier run differ from those of now, for a message; "" where they do not.
+
+    Args:
+        before: as JSON gave it back.
+        now: of what JSON can hold.
+    """
+    now = json.loads(json.dumps(now))
+    names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if not names:
+        return ""
+    pairs = [[settings.get(name) for name in names] for settings in (before, now)]
+    return f"{', '.join(names)} differ (there {pairs[0]}, here {pairs[1]})"
+
+
 def told(value: Any) -> str:
     """A value for a message: its type and its beginning."""
     return f"{type(value).__name__} {ascii(value)[:60]}"

@@ -20,7 +20,7 @@ from torch import Tensor
 from recbole_llm import MODELS
 from recbole_llm.best_weights import BestWeights
 from recbole_llm.errors import ArtifactError, ConfigError
-from recbole_llm.json_files import check_record
+from recbole_llm.json_files import check_record, differences
 from recbole_llm.run_settings import make_folder
 from recbole_llm.trainer import LLMSeqRecTrainer, read_checkpoint, write_checkpoint
 
@@ -53,16 +53,17 @@ class Unfinished:
         self._path = Path(config["resume_dir"]) / _NAME
         make_folder(self._path.parent)
         self._shuffle: torch.Generator = train_data.generator
-        self._about = {
-            "data": _digest(train_data._dataset, valid_data._dataset),
-            "recbole_llm": version("recbole_llm"),
+        given = {
+            key: value
+            for key, value in config.external_config_dict.items()
+            if key not in _NOT_LEARNT_FROM
+        }
+        self._about: dict[str, Any] = {
+            **json.loads(json.dumps(given, default=str)),  # YAML has dates
             **{key: config[key] for key in ("model", "dataset", "seed")},
-            **{
-                key: json.loads(json.dumps(value, default=str))
-                for key, value in config.external_config_dict.items()
-                if key not in _NOT_LEARNT_FROM
-            },
-        }  # fmt: skip
+            "recbole_llm": version("recbole_llm"),
+            "data": _digest(train_data._dataset, valid_data._dataset),
+        }
         self._started = time.monotonic()
         self.seconds_before = 0.0
         """What the tries before took, up to their last validation."""
@@ -78,13 +79,9 @@ class Unfinished:
             return
         tensors, told = read_checkpoint(str(self._path))
         check_record(told, _KINDS, self._path, remedy="remove it to train anew")
-        before = told["about"]
-        keys = sorted({*before, *self._about})
-        if differing := [key for key in keys if before.get(key) != self._about.get(key)]:
+        if differing := differences(told["about"], self._about):
             raise ConfigError(
-                f"{self._path} is of another training: {', '.join(differing)} differ (there "
-                f"{[before.get(key) for key in differing]}, here "
-                f"{[self._about.get(key) for key in differing]}). Remove it to train anew, or name "
+                f"{self._path} is of another training: {differing}. Remove it to train anew, or name "
                 "another resume_dir"
             )
         trainer.go_on(tensors, told, str(self._path))

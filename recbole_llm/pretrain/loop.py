@@ -4,7 +4,6 @@ A run that was killed goes on from its last checkpoint to the same weights. The 
 the output folder, and go when it is written.
 """
 
-import json
 import logging
 import math
 import shutil
@@ -28,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ArtifactError, ConfigError, TrainingError
-from recbole_llm.json_files import check_record, read_json
+from recbole_llm.json_files import check_record, differences, read_json
 from recbole_llm.lora import add_lora, checkpoint_activations, put_network
 from recbole_llm.pretrain.corpus import Corpus, read_corpus
 from recbole_llm.pretrain.objectives import PARTS
@@ -125,13 +124,10 @@ def _last_checkpoint(folder: Path, about: dict[str, Any]) -> Path | None:
         folder.mkdir(parents=True)
         return None
     before = check_record(read_json(settings), {}, settings)
-    now = json.loads(json.dumps(about))
-    differing = [key for key in now if before.get(key) != now[key]]
-    if differing:
+    if differing := differences(before, about):
         raise ConfigError(
-            f"{folder} holds checkpoints of another run: {', '.join(differing)} differ (there "
-            f"{[before.get(key) for key in differing]}, here {[now[key] for key in differing]}). "
-            "Remove it to start anew, or name another output folder"
+            f"{folder} holds checkpoints of another run: {differing}. Remove it to start anew, or name "
+            "another output folder"
         )
     found = set(folder.glob("checkpoint-*"))
     whole = {path for path in found if _is_whole(path)}
