@@ -11,6 +11,9 @@ It reads them in the users' histories all the same, and the next challenger lear
 """
 
 import datetime
+import hashlib
+import importlib.metadata
+import json
 import logging
 import shutil
 import time
@@ -29,6 +32,7 @@ from recbole_llm.judge import (
     promotion_rules,
     read_newest_events,
 )
+from recbole_llm.kept_models import prune_decided
 from recbole_llm.parquet_tables import duckdb_over
 from recbole_llm.retention import MOST_DAYS
 from recbole_llm.scoring import load_artifact, load_scorer
@@ -63,38 +67,29 @@ def train_champion(
         return str(champion["model_version"])
     config = load_layers(config_file)
     settings = _training_settings(config.get("training"), config_file)
-    newest_days, continuation = _continuation(config.get("continuation"), config_file)
+    continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)
     features = warehouse.root / warehouse.features_manifest(day)["path"]
     cut = _cut(day, champion, rules) if champion else day
     started = time.monotonic()
-    dataset = f"night-{day}"
-    media = [str(settings[key]) for key in ("image_field", "audio_field") if settings.get(key)]
-    export_atomic(features, dataset, warehouse.training, _end_s(cut), media)
-
-    from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
-
-    own: dict[str, Any] = {
-        "data_path": str(warehouse.training),
-        "checkpoint_dir": str(warehouse.training / "checkpoints"),
+    given, since, cold_because = _start(warehouse, champion, settings, continuation, cut, cold)
+    given = {
         "artifact_dir": str(warehouse.artifacts),
         "text_cache": str(warehouse.text_cache),
         "media_path": str(warehouse.raw_items),
         "data_cut": cut,
+        **given,
     }
-    cold_because = None if champion else "no champion"
-    if cold:
-        cold_because = "asked for"
-    if settings.get("privacy.epsilon") is not None:
-        cold_because = "privacy.epsilon: the champion's weights know its users"
-    if champion and not cold_because:
-        own["warm_start"] = str(warehouse.champion_artifact())
-    given = {key: value for key, value in settings.items() if key != "model"}
-    since = None
-    if champion and not cold_because and newest_days:
-        since = _first_day(cut, newest_days, champion)
-        given |= {**continuation, "train_since": _start_s(since)}
-    result = train(settings["model"], dataset, None, {**own, **given})
+    folder = _folder_of_training(warehouse, [str(features), settings["model"], given])
+    given |= {"data_path": str(folder), "checkpoint_dir": str(folder / "checkpoints")}
+    if settings.get("privacy.epsilon") is None:
+        given["resume_dir"] = str(folder)
+    media = [str(settings[key]) for key in ("image_field", "audio_field") if settings.get(key)]
+    export_atomic(features, f"night-{day}", folder, _end_s(cut), media)
+
+    from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
+
+    result = train(settings["model"], f"night-{day}", None, given)
     assert result.artifact is not None
     version = result.artifact.name
     decision = {
@@ -128,7 +123,11 @@ def train_champion(
     decision |= {"verdict": verdict, "reason": reason, "decided_at": now}
     replace_json(warehouse.decisions / f"{day}-{version}.json", decision)
     if verdict == "refused" and champion:
-        _refuse(warehouse, decision, rules.keep_refused)
+        _log.warning("challenger %s is refused, champion %s stands: %s",
+                     version, champion["model_version"], reason)  # fmt: skip
+        if version != champion["model_version"]:
+            replace_json(result.artifact / "refused.json", decision)
+        prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
         return str(champion["model_version"])
     replace_json(
         warehouse.champion,
@@ -140,6 +139,7 @@ def train_champion(
         },
     )
     (result.artifact / "refused.json").unlink(missing_ok=True)
+    prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
     _log.info("champion: %s, test %s %s, data up to %s",
               version, _METRIC, result.test_result.get(_METRIC), cut)  # fmt: skip
     return version
@@ -159,6 +159,49 @@ def _training_settings(settings: Any, config_file: Path) -> dict[str, Any]:
             f"{settings['decoder']!r}"
         )
     return settings
+
+
+def _start(
+    warehouse: Warehouse,
+    champion: dict[str, Any] | None,
+    settings: dict[str, Any],
+    continuation: tuple[int, dict[str, Any]],
+    cut: str,
+    cold: bool,
+) -> tuple[dict[str, Any], str | None, str | None]:
+    """The keys to train by, the first day to learn from where not all are, and why it starts cold."""
+    newest_days, more = continuation
+    given = {key: value for key, value in settings.items() if key != "model"}
+    cold_because = None if champion else "no champion"
+    if cold:
+        cold_because = "asked for"
+    if settings.get("privacy.epsilon") is not None:
+        cold_because = "privacy.epsilon: the champion's weights know its users"
+    if not champion or cold_because:
+        return given, None, cold_because
+    given["warm_start"] = str(warehouse.champion_artifact())
+    if not newest_days:
+        return given, None, None
+    since = _first_day(cut, newest_days, champion)
+    return {**given, **more, "train_since": _start_s(since)}, since, None
+
+
+def _folder_of_training(warehouse: Warehouse, about: list[Any]) -> Path:
+    """The folder of one training, where its next try finds what a killed one had come to; what other
+    trainings left goes, for it tells who met what.
+
+    Args:
+        about: what the training depends on.
+    """
+    text = json.dumps(
+        [importlib.metadata.version("recbole_llm"), *about], sort_keys=True, default=str
+    )
+    folder = warehouse.training / hashlib.sha256(text.encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in warehouse.training.iterdir():
+        if other.is_dir() and other != folder:
+            shutil.rmtree(other)
+    return folder
 
 
 def _cut(day: str, champion: dict[str, Any], rules: PromotionRules) -> str:
@@ -229,25 +272,6 @@ def _compare(
         exclude_seen,
         rules,
     )
-
-
-def _refuse(warehouse: Warehouse, decision: dict[str, Any], keep: int) -> None:
-    """Say why beside the artifact, and delete what is left of older refused ones."""
-    version, champion = decision["model_version"], decision["champion_before"]
-    _log.warning("challenger %s is refused, champion %s stands: %s",
-                 version, champion, decision["reason"])  # fmt: skip
-    if version == champion:
-        return
-    replace_json(warehouse.artifacts / version / "refused.json", decision)
-    notes = [
-        check_record(read_json(path), {"decided_at": str, "model_version": str}, path)
-        for path in warehouse.artifacts.glob("*/refused.json")
-    ]
-    in_use = {champion, *(run["model_version"] for run in warehouse.published_days().values())}
-    notes.sort(key=lambda note: (note["decided_at"], note["model_version"] == version))
-    for note in notes[: max(len(notes) - keep, 0)]:
-        if note["model_version"] not in in_use:
-            shutil.rmtree(warehouse.artifacts / note["model_version"])
 
 
 def _champion(warehouse: Warehouse) -> dict[str, Any] | None:

@@ -8,7 +8,6 @@ items in as any others.
 """
 
 import logging
-import shutil
 import tempfile
 import time
 from dataclasses import replace
@@ -25,6 +24,7 @@ from recbole_llm.item_links import content_neighbors
 from recbole_llm.item_parts import ItemParts, read_parts, write_parts
 from recbole_llm.item_text import TITLE_FIELDS, read_text_columns, render_texts
 from recbole_llm.json_files import read_json
+from recbole_llm.kept_models import prune_extended
 from recbole_llm.new_items import NewItems, Reading, check_readable, read_new_items
 from recbole_llm.scoring import Artifact, load_artifact, write_artifact
 from recbole_llm.scoring.item_neighbors import (
@@ -37,8 +37,6 @@ from recbole_llm.scoring.item_neighbors import (
 from recbole_llm.warehouse import Warehouse, replace_json
 
 _log = logging.getLogger(__name__)
-_KEPT_DAYS = 7
-"""Newest published days whose extended artifacts stay, for the service and for explanations."""
 
 
 def extend_champion(warehouse: Warehouse, day: str) -> Path:
@@ -68,7 +66,7 @@ def extend_champion(warehouse: Warehouse, day: str) -> Path:
         path = champion
     replace_json(pointer, {**told, "model_version": path.name})
     if path != champion:
-        _prune(warehouse, {path.name})
+        prune_extended(warehouse, {path.name})
         _log.info("champion %s ranks %d new items as %s, %.1f s", champion.name,
                   load_artifact(path).metadata["n_new_items"], path.name,
                   time.monotonic() - started)  # fmt: skip
@@ -160,12 +158,3 @@ def _neighbors(folder: Path, artifact: Artifact, text_vectors: Tensor) -> dict[s
 def _with_empty_rows(neighbors: ItemNeighbors, n_rows: int) -> ItemNeighbors:
     more = ((0, n_rows - len(neighbors.items)), (0, 0))
     return ItemNeighbors(np.pad(neighbors.items, more), np.pad(neighbors.weights, more))
-
-
-def _prune(warehouse: Warehouse, keep: set[str]) -> None:
-    """Delete extended artifacts that none of the newest tables was ranked by."""
-    days = warehouse.published_days()
-    in_use = keep | {run.get("model_version") for run in [*days.values()][-_KEPT_DAYS:]}
-    for index in warehouse.artifacts.glob("*/artifact.json"):
-        if index.parent.name not in in_use and "extended_from" in read_json(index):
-            shutil.rmtree(index.parent)

@@ -49,10 +49,12 @@ class PromotionRules:
     """At most so many events of a user are foretold, the oldest of those days first."""
     keep_refused: int
     """Artifacts of refused challengers that stay, the newest."""
+    keep_superseded: int
+    """Artifacts of earlier champions that stay, the newest, beside those of the newest tables."""
 
     def __post_init__(self) -> None:
         for name, least in (("days", 1), ("min_users", 2), ("max_users", 2), ("max_events", 1),
-                            ("keep_refused", 0)):  # fmt: skip
+                            ("keep_refused", 0), ("keep_superseded", 0)):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(

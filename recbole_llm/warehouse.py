@@ -5,6 +5,7 @@
                                           attempt
     artifacts/<model_version>/            trained models; champion.json names the one in use,
                                           decisions/ says of each how it came in or why not
+    training/<training>/…                 what the last training read, and had come to if it was killed
     runs/ds=D/run_id=R/<attempt>/…        scored tables, published or not; scored.json names the attempt
     run_log/D_R.json                      one row of the table ``runs``
     metrics/D.json                        one row of the table ``metrics_daily``, with what its report

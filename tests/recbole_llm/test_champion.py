@@ -1,6 +1,7 @@
 """From features to a champion, on the cycle, and challengers that pass or do not."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ import yaml
 from recbole_llm.champion import _first_day, train_champion
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import ConfigError, DataError
+from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring import load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import CYCLE, MANIFEST, walk
+from tests.kill import killed_after
 
 DAY, NEXT_DAY = "2024-05-20", "2024-05-22"
 _END = 1_716_249_600  # of DAY, 2024-05-21T00:00:00Z
 _RULES = (
     "promotion: {days: 2, margin: 0.05, confidence: 0.95, min_users: 30, max_users: 100,"
-    " max_events: 5, keep_refused: 1}\n"
+    " max_events: 5, keep_refused: 1, keep_superseded: 1}\n"
 )
 
 
@@ -69,6 +72,10 @@ def _config(
         f"continuation: {{days: {days}, epochs: 2, eval_step: 0}}\nexclude_seen: false\n{_RULES}"
     )
     return path
+
+
+def _copy(warehouse: Warehouse) -> Path:
+    return Path(shutil.copytree(warehouse.root, warehouse.root.with_name("copy")))
 
 
 def _decision(warehouse: Warehouse, day: str, verdict: str) -> dict[str, object]:
@@ -141,6 +148,37 @@ def test_a_challenger_of_the_newest_days_alone(
 
     train_champion(warehouse, _config(tmp_path, 15, days=3), NEXT_DAY, if_none=False, cold=True)
     assert learnt["since"] is None
+
+
+def test_a_killed_training_goes_on(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path, 4)
+    whole = train_champion(Warehouse(_copy(warehouse)), config, DAY, if_none=True)
+    with killed_after(1):
+        train_champion(warehouse, config, DAY, if_none=True)
+    (state,) = warehouse.training.glob("*/unfinished.safetensors")
+    trained: list[int] = []
+    end_epoch = LLMSeqRec.end_epoch
+    monkeypatch.setattr(
+        LLMSeqRec,
+        "end_epoch",
+        lambda model, epoch: (trained.append(epoch), end_epoch(model, epoch)),
+    )
+    assert train_champion(warehouse, config, DAY, if_none=True) == whole
+    assert trained == [2, 3]
+    assert not state.exists()
+
+
+def test_a_training_of_something_else_starts_anew(warehouse: Warehouse, tmp_path: Path) -> None:
+    with killed_after(1):
+        train_champion(warehouse, _config(tmp_path, 4), DAY, if_none=True)
+    (before,) = warehouse.training.iterdir()
+    train_champion(warehouse, _config(tmp_path, 2), DAY, if_none=True)
+    (after,) = warehouse.training.iterdir()  # who met what in earlier days is not kept
+    assert before != after
+    assert (after / f"night-{DAY}").is_dir()
+    assert _decision(warehouse, DAY, "first")["epochs"] == 2
 
 
 def test_a_private_challenger_starts_cold(warehouse: Warehouse, tmp_path: Path) -> None:

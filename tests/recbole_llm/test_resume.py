@@ -9,19 +9,15 @@ from typing import Any
 import pytest
 
 from recbole_llm.errors import ArtifactError, ConfigError
-from recbole_llm.resume import Unfinished
 from recbole_llm.train import TrainResult, train
 from tests.data import write_cycle
+from tests.kill import killed_after
 
 _FILE = "unfinished.safetensors"
 _SMALL = {
     "hidden_size": 8, "inner_size": 8, "n_layers": 1, "train_batch_size": 16, "epochs": 6,
     "stopping_step": 2, "learning_rate": 0.01, "item_repr": "id+text", "encoder": "tfidf",
 }  # fmt: skip
-
-
-class _Killed(BaseException):
-    """What nothing on the way catches."""
 
 
 @pytest.fixture
@@ -35,17 +31,8 @@ def settings(tmp_path: Path) -> dict[str, Any]:
 
 def _train_killed(settings: dict[str, Any], epoch: int) -> None:
     """Train until an epoch, from 0, is over."""
-    save = Unfinished.save
-
-    def save_and_die(self: Unfinished, trainer: Any, best: Any, now: int) -> None:
-        save(self, trainer, best, now)
-        if now == epoch:
-            raise _Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Unfinished, "save", save_and_die)
-        with pytest.raises(_Killed):
-            train("LLMSeqRec", "cycle", None, settings)
+    with killed_after(epoch):
+        train("LLMSeqRec", "cycle", None, settings)
 
 
 def _same(one: TrainResult, other: TrainResult) -> bool:

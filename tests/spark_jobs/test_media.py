@@ -58,7 +58,8 @@ def test_a_night_with_pictures_and_sounds(
     run(_DAY, steps=(prepare,))
     version = train_champion(warehouse, small_night_config, _DAY, if_none=True)
 
-    written = (warehouse.training / f"night-{_DAY}" / f"night-{_DAY}.item").read_text()
+    (file,) = warehouse.training.glob(f"*/night-{_DAY}/*.item")
+    written = file.read_text()
     rows = {line.split("\t")[0]: line.split("\t")[4:] for line in written.splitlines()}
     assert rows["item_id:token"] == ["image:token", "audio:token"]
     assert rows["i7"] == ["media files/7.png", "media files/7.wav"]
