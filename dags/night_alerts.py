@@ -87,9 +87,12 @@ def _tell(alerts: Path, alert: dict[str, Any]) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     line = json.dumps({"at": now, **alert}, ensure_ascii=False)
     _log.error("%s", alert["text"])
-    alerts.parent.mkdir(parents=True, exist_ok=True)
-    with alerts.open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    try:
+        alerts.parent.mkdir(parents=True, exist_ok=True)
+        with alerts.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:  # a full disk may be what there is to tell
+        _log.error("the alert could not be written to %s: %s", alerts, error.strerror)
     try:
         connection = Connection.get(CONNECTION)
     except AirflowNotFoundException:

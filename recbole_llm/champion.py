@@ -18,7 +18,7 @@ import logging
 import shutil
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from recbole_llm import MODELS
 from recbole_llm.config_files import load_layers
@@ -37,6 +37,9 @@ from recbole_llm.parquet_tables import duckdb_over
 from recbole_llm.retention import MOST_DAYS
 from recbole_llm.scoring import load_artifact, load_scorer
 from recbole_llm.warehouse import Warehouse, check_day, replace_json
+
+if TYPE_CHECKING:
+    from recbole_llm.train import TrainResult
 
 _log = logging.getLogger(__name__)
 _METRIC = "ndcg@10"
@@ -82,14 +85,17 @@ def train_champion(
     }
     folder = _folder_of_training(warehouse, [str(features), settings["model"], given])
     given |= {"data_path": str(folder), "checkpoint_dir": str(folder / "checkpoints")}
+    unfinished = folder / "unfinished"
     if settings.get("privacy.epsilon") is None:
-        given["resume_dir"] = str(folder)
+        given["resume_dir"] = str(unfinished)
     media = [str(settings[key]) for key in ("image_field", "audio_field") if settings.get(key)]
     export_atomic(features, f"night-{day}", folder, _end_s(cut), media)
 
     from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
 
-    result = train(settings["model"], f"night-{day}", None, given)
+    # What it had come to goes when the decision stands, so that a try that is killed on the way is not
+    # trained again.
+    result = train(settings["model"], f"night-{day}", None, given, keep_unfinished=True)
     assert result.artifact is not None
     version = result.artifact.name
     decision = {
@@ -122,27 +128,35 @@ def train_champion(
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     decision |= {"verdict": verdict, "reason": reason, "decided_at": now}
     replace_json(warehouse.decisions / f"{day}-{version}.json", decision)
-    if verdict == "refused" and champion:
+    standing = _settle(warehouse, decision, result)
+    prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    return standing
+
+
+def _settle(warehouse: Warehouse, decision: dict[str, Any], result: "TrainResult") -> str:
+    """Let the new model take over, or say beside it why it does not; the champion's version then."""
+    version, before = decision["model_version"], decision["champion_before"]
+    assert result.artifact is not None
+    if decision["verdict"] == "refused":
         _log.warning("challenger %s is refused, champion %s stands: %s",
-                     version, champion["model_version"], reason)  # fmt: skip
-        if version != champion["model_version"]:
+                     version, before, decision["reason"])  # fmt: skip
+        if version != before:
             replace_json(result.artifact / "refused.json", decision)
-        prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
-        return str(champion["model_version"])
+        return str(before)
     replace_json(
         warehouse.champion,
         {
             "model_version": version,
-            "data_cut": cut,
+            "data_cut": decision["data_cut"],
             "metrics": {"valid": result.best_valid_result, "test": result.test_result},
-            "promoted_at": now,
+            "promoted_at": decision["decided_at"],
         },
     )
     (result.artifact / "refused.json").unlink(missing_ok=True)
-    prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
     _log.info("champion: %s, test %s %s, data up to %s",
-              version, _METRIC, result.test_result.get(_METRIC), cut)  # fmt: skip
-    return version
+              version, _METRIC, result.test_result.get(_METRIC), decision["data_cut"])  # fmt: skip
+    return str(version)
 
 
 def _training_settings(settings: Any, config_file: Path) -> dict[str, Any]:

@@ -236,13 +236,15 @@ def _report(args: argparse.Namespace) -> None:
 
 def _expire(args: argparse.Namespace) -> None:
     """Delete what is older than its days, counted back from a day, or from today."""
+    from recbole_llm.locks import no_job
     from recbole_llm.retention import check_retention, expire
 
     logging.basicConfig(level=logging.INFO, format=_LOG_FORMAT)
     args.warehouse.check_there()
     retention = check_retention(load_layers(args.config).get("retention"))
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
-    expire(args.warehouse, retention, args.day or today)
+    with no_job(args.warehouse):
+        expire(args.warehouse, retention, args.day or today)
 
 
 def _forget(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from mmap import ACCESS_READ, mmap
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ from recbole_llm.warehouse import Warehouse, replace_json
 
 _MARK = "\ufeff"
 """Of the byte order, where a file begins with it."""
-_OF_ITEMS = ("artifacts/", "cache/", "raw/items/", "reports/")
+_OF_ITEMS = ("artifacts/", "cache/", "metrics/", "raw/items/", "reports/")
 """What holds no user, and items and counts that may be called as one is."""
+_OF_AIRFLOW = "airflow/"
 _MOST_TIMES = 9
 """That one user is forgotten between two looks at a state."""
 
@@ -333,18 +335,28 @@ def _mark_artifacts(warehouse: Warehouse, mark: str) -> list[str]:
 
 
 def _files_with(warehouse: Warehouse, names: list[str]) -> list[str]:
-    """Other files below the warehouse with a name in them, as a string of JSON or as a word."""
-    names = [re.escape(name) for name in names]
-    words = re.compile("|".join(rf"(?<!\w){name}(?!\w)" for name in names).encode())
-    strings = re.compile("|".join(f'"{name}"' for name in names).encode())
+    """Other files below the warehouse with a name in them, as a string or as a word.
+
+    In JSON, and in what Airflow keeps, an id counts as a string alone: the word 42 stands in many a
+    figure and time of day.
+    """
+    word, string = r"(?<!\w){}(?!\w)", r"""["']{}\\?["']"""
+    words, strings = (
+        re.compile("|".join(
+            (word if is_pseudonym(name) else pattern).format(re.escape(name)) for name in names
+        ).encode())
+        for pattern in (word, string)
+    )  # fmt: skip
     done = {*_raw_files(warehouse), *warehouse.root.rglob("*.parquet")}
-    return [
-        below
-        for path in sorted({*warehouse.root.rglob("*")} - done)
-        if path.is_file()
-        and not (below := _below(path, warehouse)).startswith(_OF_ITEMS)
-        and (strings if path.suffix == ".json" else words).search(path.read_bytes())
-    ]
+    found = []
+    for path in sorted({*warehouse.root.rglob("*")} - done):
+        below = _below(path, warehouse)
+        if path.is_file() and path.stat().st_size and not below.startswith(_OF_ITEMS):
+            as_strings = path.suffix == ".json" or below.startswith(_OF_AIRFLOW)
+            with path.open("rb") as file, mmap(file.fileno(), 0, access=ACCESS_READ) as content:
+                if (strings if as_strings else words).search(content):
+                    found.append(below)
+    return found
 
 
 def _below(path: Path, warehouse: Warehouse) -> str:

@@ -38,6 +38,21 @@ def one_job_on(warehouse: Warehouse, what: str) -> Iterator[None]:
 
 
 @contextmanager
+def if_idle(warehouse: Warehouse, what: str) -> Iterator[bool]:
+    """Keep jobs from working on something meanwhile; gives whether that is so, or one is at it.
+
+    Args:
+        what: a day, or ``TRAINING``.
+    """
+    lock = FileLock(warehouse.locks / f"{what}.lock")
+    is_idle = _taken(lock)
+    try:
+        yield is_idle
+    finally:
+        lock.release()
+
+
+@contextmanager
 def no_job(warehouse: Warehouse) -> Iterator[None]:
     """Hold all jobs off.
 

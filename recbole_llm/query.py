@@ -156,6 +156,11 @@ def lookup(
         days = asked.loaded()
         if not days or (day is not None and day not in days):
             raise NotFoundError(f"no table for {day or 'any day'}: {len(days)} days are there")
+        if not is_pseudonym(user_id) and (day or max(days)) not in warehouse.published_days():
+            raise NotFoundError(
+                f"user {user_id!r} is not in the table of {day or max(days)}, and {warehouse.root} "
+                "cannot tell what stands for users there; where it is pseudonyms, ask by one"
+            )
         raise NotFoundError(
             f"user {user_id!r} is not in the table of {day or max(days)}: they had no usable event "
             "up to that day"

@@ -13,7 +13,8 @@ from typing import Any
 
 from recbole_llm.errors import ConfigError
 from recbole_llm.published import withdraw_days
-from recbole_llm.warehouse import Warehouse
+from recbole_llm.raw_files import raw_digests
+from recbole_llm.warehouse import Warehouse, remove_whole
 
 _log = logging.getLogger(__name__)
 KINDS = ("raw", "quarantine", "tables", "metrics")
@@ -57,7 +58,8 @@ def check_retention(settings: Any) -> dict[str, int]:
 def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired:
     """Delete what is older than its days; the same again deletes nothing.
 
-    Raw events that no night has read stay, each with a warning: the next night goes on from them.
+    Raw events that no night has read as they are now stay, each day with a warning: the next night goes
+    on from them.
 
     Args:
         retention: from ``check_retention``.
@@ -74,12 +76,20 @@ def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired
         return [path for path in sorted(folder.glob("ds=*")) if path.name[3:] < before]
 
     gone: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    read_up_to = max(warehouse.features_manifests(), default="")
+    read = {
+        source
+        for manifest in warehouse.features_manifests().values()
+        for source in manifest["sources"].items()
+    }
+    unread = dict(raw_digests(warehouse, None, day).items() - read)
+    for path in warehouse.raw_events.glob(".*ds=*"):  # half deleted by one that was killed
+        remove_whole(path)
     for path in past("raw", warehouse.raw_events):
-        if path.name[3:] > read_up_to:
-            _log.warning("%s is past its days and stays: no night has read it", path)
+        if f"{path.parent.name}/{path.name}" in unread:
+            _log.warning("%s is past its days and stays: no night has read it, or what has come to it "
+                         "since", path)  # fmt: skip
             continue
-        shutil.rmtree(path)
+        remove_whole(path)
         gone["raw"].append(path.name[3:])
     for path in past("quarantine", warehouse.root / "features"):
         folders = [each for each in path.glob("*/quarantine") if each.is_dir()]

@@ -63,6 +63,7 @@ def train(
     config_dict: dict[str, Any] | None = None,
     nproc: int = 1,
     port: int | None = None,
+    keep_unfinished: bool = False,
 ) -> TrainResult:
     """Train and test one model on one data set.
 
@@ -77,13 +78,17 @@ def train(
     Args:
         nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
         port: where the processes meet on this machine; by default a free one.
+        keep_unfinished: leave what stands in ``resume_dir`` after the last epoch to the caller, who has
+            more to do; the same call again then evaluates and exports alone.
     Raises:
         ConfigError, DataError: before any training starts.
     """
     if nproc < 1:
         raise ConfigError(f"nproc must be at least 1, got {nproc}")
     if nproc == 1:
-        return _train_process(model, dataset, config_file_list, config_dict, rank=None)
+        return _train_process(
+            model, dataset, config_file_list, config_dict, None, keep_unfinished=keep_unfinished
+        )
     settings = dict(config_dict or {})
     config = build_config(model, dataset, config_file_list, settings)  # its errors are told once
     device = config["device"].type
@@ -178,6 +183,7 @@ def _train_process(
     config_dict: dict[str, Any] | None,
     rank: int | None,
     nproc: int = 1,
+    keep_unfinished: bool = False,
 ) -> TrainResult:
     # RecBole's chained fillna works with the pandas that is pinned here; a page of warnings hides that.
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"recbole\.")
@@ -216,7 +222,7 @@ def _train_process(
         metrics = {"valid": valid_result, "test": dict(test_result or {})}
         artifact = export_artifact(network, full_dataset, config, metrics, _artifact_root(config))
         write_neighbors(item_neighbors(network, loaders[0]._dataset), artifact.name, artifact)
-    if fitted.unfinished is not None:
+    if fitted.unfinished is not None and not keep_unfinished:
         fitted.unfinished.remove()
     return TrainResult(
         valid_result, dict(test_result or {}), fitted.epochs, fitted.best_epoch, artifact,

@@ -338,6 +338,22 @@ def prune_attempts(parent: Path, keep: set[str]) -> int:
     return len(stale)
 
 
+def remove_whole(folder: Path) -> None:
+    """Delete a folder so that nobody takes what is left for the whole, wherever it is stopped.
+
+    What cannot be deleted is a warning, and goes when the same folder is to go again.
+    """
+    leaving = folder.with_name(f".{folder.name}")
+    try:
+        if leaving.is_dir():
+            shutil.rmtree(leaving)
+        if folder.is_dir():
+            folder.rename(leaving)
+            shutil.rmtree(leaving)
+    except OSError as error:
+        _log.warning("%s could not be deleted whole: %s", folder, error)
+
+
 def _read(path: Path, absent: str) -> dict[str, Any]:
     if not path.is_file():
         raise NotFoundError(absent)

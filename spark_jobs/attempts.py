@@ -7,13 +7,13 @@ and goes when its job starts again, before it needs the room. One job of a day r
 
 import datetime
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from recbole_llm.lists.catalogue import TRENDING
-from recbole_llm.warehouse import Warehouse, prune_attempts
+from recbole_llm.locks import if_idle
+from recbole_llm.warehouse import Warehouse, delivered_days, prune_attempts, remove_whole
 from spark_jobs.state import TABLES
 
 
@@ -42,21 +42,23 @@ def prune_runs(warehouse: Warehouse, day: str) -> None:
 
 
 def prune_states(warehouse: Warehouse, day: str, keep_days: int) -> None:
-    """Delete the tables of states older than ``keep_days``; quarantine and manifest stay."""
-    oldest = datetime.date.fromisoformat(day) - datetime.timedelta(days=keep_days)
-    for each in warehouse.features_manifests():
-        if each < oldest.isoformat():
+    """Delete the tables of states older than ``keep_days``; quarantine and manifest stay.
+
+    Of a day that no night finished, all goes but what a job writes at this moment.
+    """
+    oldest = str(datetime.date.fromisoformat(day) - datetime.timedelta(days=keep_days))
+    finished = warehouse.features_manifests()
+    for each in delivered_days(warehouse.root / "features"):
+        if each >= oldest:
+            continue
+        if each in finished:
             for attempt in warehouse.features(each).iterdir():
                 for name in (*TABLES, TRENDING):
-                    _remove_whole(attempt / name)
-
-
-def _remove_whole(folder: Path) -> None:
-    """Delete a folder so that nobody takes what is left for the whole, wherever it is stopped."""
-    leaving = folder.with_name(f".{folder.name}")
-    if folder.is_dir():
-        folder.rename(leaving)
-    shutil.rmtree(leaving, ignore_errors=True)
+                    remove_whole(attempt / name)
+        else:
+            with if_idle(warehouse, each) as is_idle:
+                if is_idle:
+                    prune_features(warehouse, each)
 
 
 def _runs(warehouse: Warehouse, day: str) -> list[dict[str, Any]]:

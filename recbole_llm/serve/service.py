@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from recbole_llm.errors import DataError, NotFoundError, RecboleLlmError, UnavailableError
+from recbole_llm.errors import DataError, NotFoundError, UnavailableError
 from recbole_llm.lists.users import Event, User, as_batch
 from recbole_llm.parquet_tables import ParquetTables
 from recbole_llm.query import name_in_table
@@ -142,10 +142,10 @@ class Service:
                 return
             started = time.monotonic()
             snapshot = await loop.run_in_executor(self._loading, self._source.load)
-        except (RecboleLlmError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 (the next model and table are to come in)
             self.n_failed_swaps += 1
-            _log.error("what is newest cannot be loaded, %s goes on: %s",
-                       self.snapshot.model_version, error)  # fmt: skip
+            _log.error("what is newest cannot be loaded, %s goes on: %s: %s",
+                       self.snapshot.model_version, type(error).__name__, error)  # fmt: skip
             return
         self._mark, self.snapshot = mark, snapshot
         self.n_swaps += 1

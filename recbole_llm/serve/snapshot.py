@@ -121,7 +121,7 @@ class Source:
             NotFoundError: there is no model.
         """
         run = self._run()
-        return (str(self._model(run).resolve()), run and run["path"])
+        return (str(self._model(run).resolve()), run and run["path"], run and self._state(run))
 
     def load(self) -> Snapshot:
         """Load what stands now.
@@ -166,6 +166,12 @@ class Source:
         if run is None:
             return self._warehouse.champion_artifact()
         return self._warehouse.ranking_artifact(run["ds"])
+
+    def _state(self, run: dict[str, Any]) -> str | None:
+        """What the day's state is called; another name once somebody was forgotten."""
+        if self._warehouse is None or not self._warehouse.features(run["ds"]).is_dir():
+            return None
+        return str(self._warehouse.features_manifest(run["ds"])["fingerprint"])
 
     def _run(self) -> dict[str, Any] | None:
         if self._warehouse is None:

@@ -1,7 +1,8 @@
 """A Delta table as a sink: each load is a version of it that overwrites one day.
 
-Two loads at once cannot both win: Delta refuses the second, which began from the version before. What
-a killed load wrote is in no version; ``DeltaTable.vacuum`` deletes it, and old versions' files.
+Two loads at once cannot both win: Delta refuses the second, which began from the version before. Files
+of days that were replaced or withdrawn, and what a killed load wrote, are deleted by the first sync a
+week later (``delta.deletedFileRetentionDuration`` of the table).
 """
 
 import datetime
@@ -48,6 +49,8 @@ class DeltaSink:
             if new:  # a table of before
                 self._table.alter.add_columns(new)
         yield
+        with _known_errors("deleting old versions' files"):
+            self._table.vacuum(dry_run=False)
 
     def loaded(self) -> dict[str, str]:
         """The ``run_id`` of each day, told by the statistics of its files."""

@@ -101,4 +101,9 @@ def test_alerts_of_late_runs(
         f"nightly_features for {DAY} was due at 2024-05-02 05:00:00+00:00 and is queued"
     )
     assert "could not be posted to night_alerts: ValueError" in caplog.text
+    caplog.clear()
+    tell_late(context={"dag_run": {**run, "run_type": "scheduled"}, "deadline": deadline},
+              alerts="/dev/full")  # fmt: skip
+    assert "could not be written to /dev/full: No space left on device" in caplog.text
+    assert "could not be posted to night_alerts: ValueError" in caplog.text
     assert "hostname" not in caplog.text

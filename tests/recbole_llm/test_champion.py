@@ -16,7 +16,7 @@ from recbole_llm.model import LLMSeqRec
 from recbole_llm.scoring import load_scorer
 from recbole_llm.warehouse import Warehouse, replace_json
 from tests.data import CYCLE, MANIFEST, walk
-from tests.kill import killed_after
+from tests.kill import Killed, killed_after
 
 DAY, NEXT_DAY = "2024-05-20", "2024-05-22"
 _END = 1_716_249_600  # of DAY, 2024-05-21T00:00:00Z
@@ -157,7 +157,7 @@ def test_a_killed_training_goes_on(
     whole = train_champion(Warehouse(_copy(warehouse)), config, DAY, if_none=True)
     with killed_after(1):
         train_champion(warehouse, config, DAY, if_none=True)
-    (state,) = warehouse.training.glob("*/unfinished.safetensors")
+    (state,) = warehouse.training.glob("*/unfinished/*.safetensors")
     trained: list[int] = []
     end_epoch = LLMSeqRec.end_epoch
     monkeypatch.setattr(
@@ -168,6 +168,29 @@ def test_a_killed_training_goes_on(
     assert train_champion(warehouse, config, DAY, if_none=True) == whole
     assert trained == [2, 3]
     assert not state.exists()
+
+
+def test_a_challenger_that_is_killed_while_it_is_judged_is_not_trained_again(
+    warehouse: Warehouse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tmp_path, 2)
+    train_champion(warehouse, config, DAY, if_none=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_llm.champion.compare", lambda *_: _die())
+        with pytest.raises(Killed):
+            train_champion(warehouse, config, NEXT_DAY, if_none=False)
+    (made,) = {path.parent.name for path in warehouse.artifacts.glob("*/artifact.json")} - {
+        json.loads(warehouse.champion.read_text())["model_version"]
+    }
+    monkeypatch.setattr(LLMSeqRec, "end_epoch", lambda *_: _die())
+    train_champion(warehouse, config, NEXT_DAY, if_none=False)
+    (decided,) = warehouse.decisions.glob(f"{NEXT_DAY}-*.json")
+    assert decided.stem == f"{NEXT_DAY}-{made}"
+    assert not [*warehouse.training.glob("*/unfinished")]
+
+
+def _die() -> None:
+    raise Killed
 
 
 def test_a_training_of_something_else_starts_anew(warehouse: Warehouse, tmp_path: Path) -> None:

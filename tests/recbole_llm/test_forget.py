@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -98,7 +99,13 @@ def test_an_item_or_a_count_that_is_called_as_the_user_is_not_left(tmp_path: Pat
         (tmp_path / name).write_text('["42"]')
     (tmp_path / "metrics").mkdir()
     (tmp_path / "metrics" / "2024-05-01.json").write_text('{"n_users": 42}')
-    assert forget(Warehouse(tmp_path), "42", []).left == []
+    (tmp_path / "metrics" / "2024-05-02.json").write_text('{"top_items": [{"item_id": "42"}]}')
+    for line in ("2024-05-01 02:42:07 INFO 42 rows", '{"event": "user \\"42\\" is late"}'):
+        (tmp_path / "airflow" / "logs").mkdir(parents=True, exist_ok=True)
+        assert forget(Warehouse(tmp_path), "42", []).left == []
+        (tmp_path / "airflow" / "logs" / "a.log").write_text(line)
+    assert forget(Warehouse(tmp_path), "42", []).left == ["airflow/logs/a.log"]
+    shutil.rmtree(tmp_path / "airflow")
     unfinished = _write(tmp_path, "_temporary/part-0.jsonl", '{"user_id": 42}\n')
     (tmp_path / "copy.json").write_text('{"of": "42"}')
     left = [str(path.relative_to(tmp_path)) for path in (tmp_path / "copy.json", unfinished)]

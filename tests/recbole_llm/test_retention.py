@@ -5,10 +5,12 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.config_files import config_path, load_yaml
-from recbole_llm.errors import ConfigError
+from recbole_llm.errors import ConfigError, UnavailableError
+from recbole_llm.locks import one_job_on
 from recbole_llm.published import publish_run
+from recbole_llm.raw_files import raw_digests
 from recbole_llm.retention import KINDS, check_retention, expire
-from recbole_llm.warehouse import Warehouse, replace_json
+from recbole_llm.warehouse import Warehouse, delivered_days, replace_json
 from tests.data import MANIFEST
 
 DAYS = [f"2024-05-0{n}" for n in range(1, 10)]
@@ -30,7 +32,8 @@ def warehouse(tmp_path: Path) -> Warehouse:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(day)
         replace_json(warehouse.metrics / f"{day}.json", {"ds": day})
-        replace_json(warehouse.features(day) / "manifest.json", {**MANIFEST, "ds": day})
+        manifest = {**MANIFEST, "ds": day, "sources": raw_digests(warehouse, None, day)}
+        replace_json(warehouse.features(day) / "manifest.json", manifest)
         run = {"ds": day, "run_id": f"r{day}", "path": f"runs/ds={day}/run_id=r{day}/x"}
         warehouse.log_run(run["run_id"], {"status": "published"})
         publish_run(warehouse, run, keep_runs=1)
@@ -104,3 +107,37 @@ def test_raw_events_that_no_night_has_read_stay(
     assert expire(warehouse, days, DAYS[8]).raw == DAYS[:2]
     assert _left(warehouse, "raw/events/*/*") == DAYS[2:]
     assert f"ds={DAYS[2]} is past its days and stays: no night has read it" in caplog.text
+
+
+def test_a_day_that_came_late_stays_though_later_ones_are_read(warehouse: Warehouse) -> None:
+    (warehouse.features(DAYS[1]) / "manifest.json").unlink()  # no night was there to read it
+    (warehouse.raw_events / f"ds={DAYS[3]}" / "more.jsonl").write_text(DAYS[3])
+    days = dict.fromkeys(KINDS, 0) | {"raw": 1}
+    assert expire(warehouse, days, DAYS[8]).raw == [DAYS[0], DAYS[2], *DAYS[4:7]]
+    assert _left(warehouse, "raw/events/*/*") == [DAYS[1], DAYS[3], *DAYS[7:]]
+
+
+def test_a_raw_day_that_is_half_deleted_is_none(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    days = dict.fromkeys(KINDS, 0) | {"raw": 7}
+
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("recbole_llm.warehouse.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            expire(warehouse, days, DAYS[8])
+    assert delivered_days(warehouse.raw_events) == DAYS[1:]
+    expire(warehouse, days, DAYS[8])
+    assert sorted(path.name[3:] for path in warehouse.raw_events.iterdir()) == DAYS[1:]
+
+
+def test_nothing_is_deleted_under_a_job(warehouse: Warehouse, tmp_path: Path) -> None:
+    config = tmp_path / "night.yaml"
+    config.write_text(json.dumps({"retention": dict.fromkeys(KINDS, 1)}))
+    where = ["--warehouse", str(warehouse.root), "--config", str(config)]
+    with one_job_on(warehouse, DAYS[0]):
+        assert main(["expire", *where, "--day", DAYS[8]]) == UnavailableError.exit_code
+    assert _left(warehouse, "raw/events/*/*") == DAYS

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from recbole_llm.locks import one_job_on
 from recbole_llm.warehouse import Warehouse, replace_json
-from spark_jobs import attempts
 from spark_jobs.attempts import prune_features, prune_runs, prune_states
 from tests.data import MANIFEST, RUN
 
@@ -66,7 +66,7 @@ def test_old_states_go_and_the_rest_of_one_that_was_half_deleted(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(attempts.shutil, "rmtree", killed)
+        patch.setattr("recbole_llm.warehouse.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             prune_states(warehouse, LATER, 29)
     left = list(warehouse.features(DAY).glob("*/.sequences"))
@@ -74,3 +74,15 @@ def test_old_states_go_and_the_rest_of_one_that_was_half_deleted(
     assert not (left[0].parent / "sequences").exists()
     prune_states(warehouse, LATER, 29)
     assert _folders(warehouse.features(DAY) / "m") == ["quarantine"]
+
+
+def test_what_a_night_that_never_finished_wrote_goes_too(warehouse: Warehouse) -> None:
+    (warehouse.features("2024-04-30") / "dead" / "sequences").mkdir(parents=True)
+    prune_states(warehouse, LATER, 31)  # as old as may be
+    assert _folders(warehouse.features("2024-04-30")) == ["dead"]
+    with one_job_on(warehouse, "2024-04-30"):
+        prune_states(warehouse, LATER, 30)
+    assert _folders(warehouse.features("2024-04-30")) == ["dead"]
+    prune_states(warehouse, LATER, 30)
+    assert _folders(warehouse.features("2024-04-30")) == []
+    assert _folders(warehouse.features(DAY)) == ["b", "dead", "half", "m", "p"]

@@ -256,6 +256,30 @@ def test_a_new_model_comes_in_without_a_lost_request(tmp_path: Path) -> None:
         assert client.post("/recommend", json=body).json()["model_version"] == second.name
 
 
+def test_no_error_ends_the_look_out_for_new_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (
+        write_artifact(random_artifact(CYCLE, seed), tmp_path / "artifacts") for seed in (1, 2)
+    )
+    link = tmp_path / "model"
+    link.symlink_to(first)
+    app, service = app_of(link, refresh_s=0.02)
+    load, errors = Source.load, [MemoryError("too much"), RuntimeError("of torch")]
+    monkeypatch.setattr(Source, "load", lambda source: _raise_next(errors) or load(source))
+    with TestClient(app) as client:
+        (tmp_path / "new").symlink_to(second)
+        (tmp_path / "new").rename(link)
+        while client.get("/health").json()["model_version"] != second.name:
+            threading.Event().wait(0.01)
+    assert service.n_failed_swaps == 2
+
+
+def _raise_next(errors: list[Exception]) -> None:
+    if errors:
+        raise errors.pop()
+
+
 def test_a_batch_is_answered_each_for_itself(artifact: Path) -> None:
     _, service = app_of(artifact)
 

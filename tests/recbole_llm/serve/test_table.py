@@ -10,6 +10,7 @@ import pytest
 from fastapi.testclient import TestClient
 from pyspark.sql import SparkSession
 
+from recbole_llm.forget import forget
 from recbole_llm.pseudonyms import KEYS_FILE, add_user_key, is_pseudonym
 from recbole_llm.query import lookup
 from recbole_llm.scoring.item_neighbors import (
@@ -162,6 +163,10 @@ def test_the_service_and_the_nights(client: TestClient, nights: Any, small_wareh
         "/recommend", json={"user_id": "u3", "k": K, "with_history": True}
     ).json()["history"]  # fmt: skip
     assert [item["item_id"] for item in told] == ["i0", "i6", "i5", "i3"]
+    forget(warehouse, "u3", [])
+    while client.post("/recommend", json={"user_id": "u3"}).status_code != 404:
+        pass
+    assert client.post("/recommend", json={"user_id": "u2"}).status_code == 200
 
 
 def test_blended_lists_are_the_same_in_table_and_service(

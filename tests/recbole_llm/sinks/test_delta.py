@@ -10,6 +10,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from recbole_llm.errors import NotFoundError, UnavailableError
+from recbole_llm.published import withdraw_days
 from recbole_llm.sinks import open_sink
 from recbole_llm.sinks.run_files import COLUMNS, RunFiles
 from recbole_llm.sync import sync
@@ -37,6 +38,24 @@ def test_a_version_before_is_the_table_of_before(nights: Nights, tmp_path: Path)
     assert before.cast(COLUMNS).equals(pa.Table.from_pylist(expected, COLUMNS))
     history = DeltaTable(place).history()
     assert [entry["run_id"] for entry in history[:3]] == ["c", "b", "a"]
+
+
+def test_what_was_withdrawn_is_deleted_once_a_week_is_over(nights: Nights, tmp_path: Path) -> None:
+    place = tmp_path / "delta"
+    with closing(open_sink(f"delta:{place}")) as sink:
+        for day, run in ((DAY, "a"), (NEXT, "b"), (NEXT, "c")):
+            nights.publish(day, run)
+            sync(nights.warehouse, sink)
+        withdraw_days(nights.warehouse, NEXT)
+        sync(nights.warehouse, sink)
+        assert len([*place.rglob("*.parquet")]) == 3
+        a_week = {"delta.deletedFileRetentionDuration": "interval 0 days"}
+        DeltaTable(place).alter.set_table_properties(a_week, raise_if_not_exists=False)
+    with closing(open_sink(f"delta:{place}")) as sink:
+        assert sync(nights.warehouse, sink) == []
+        assert sink.loaded() == {NEXT: "c"}
+    (left,) = place.rglob("*.parquet")
+    assert set(pq.read_table(left)["run_id"].to_pylist()) == {"c"}
 
 
 def test_who_looked_before_another_load_is_refused(nights: Nights, tmp_path: Path) -> None:
