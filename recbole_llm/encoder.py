@@ -15,11 +15,14 @@ from typing import Any
 
 from recbole_llm.config_files import config_names, config_path, load_yaml
 from recbole_llm.errors import ConfigError
+from recbole_llm.json_files import check_record, read_json
 from recbole_llm.onnx_encoder import NETWORK, is_compressed, read_compressed
 
 _POOLINGS = ("mean", "lasttoken", "cls")
 PIPELINE = "modules.json"
 """Where a sentence encoder's folder says what follows the network: pooling, a dense layer, a norm."""
+PRETRAINED = "pretrain.json"
+"""Where the folder of an encoder that ``recbole-llm pretrain`` wrote says how it was taught."""
 _FILES = ["*.safetensors", "*.json", "*.txt", "*.model"]
 """What is read of a model's folder: weights, settings, vocabularies."""
 _READING = "plain text"
@@ -81,7 +84,8 @@ def find_encoder(name: str) -> EncoderSpec:
 
     Args:
         name: a name in ``configs/encoder/``, a YAML file of that form, a local folder, a ``.gguf``
-            file, or a Hugging Face name.
+            file, or a Hugging Face name. A folder of ``recbole-llm pretrain`` is read to as many tokens
+            as it was taught by.
     Raises:
         ConfigError: a file in ``configs/encoder/`` has an unknown or a bad value.
     """
@@ -89,6 +93,9 @@ def find_encoder(name: str) -> EncoderSpec:
     if ("/" in name and not name.endswith(".yaml")) or not path.is_file():
         if is_compressed(Path(name)):
             return EncoderSpec(model=name, max_tokens=read_compressed(Path(name)).max_tokens)
+        if (told := Path(name) / PRETRAINED).is_file():
+            taught = check_record(read_json(told), {"max_tokens": int}, told, ConfigError)
+            return EncoderSpec(model=name, max_tokens=taught["max_tokens"])
         return EncoderSpec(model=name)
     content = load_yaml(path)
     known = {field.name for field in fields(EncoderSpec)}

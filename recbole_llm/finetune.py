@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.encoder import EncoderSpec, locate_weights
+from recbole_llm.errors import ConfigError
 from recbole_llm.language_model import LanguageModelLoss, is_masked
 from recbole_llm.lora import add_lora, checkpoint_activations, take_out_dropout
 from recbole_llm.options import FinetuneOptions
@@ -51,6 +52,8 @@ class TunedEncoder(nn.Module):
             texts are read.
         ema_decay: of the average of the adapters, that of the network; 0 keeps none.
         device: a torch device's name.
+    Raises:
+        ConfigError: the encoder has an adapter already, or has no such layers.
     """
 
     def __init__(
@@ -58,6 +61,11 @@ class TunedEncoder(nn.Module):
         ema_decay: float, device: str,
     ) -> None:  # fmt: skip
         super().__init__()
+        if spec.adapter is not None:
+            raise ConfigError(
+                f"encoder.finetune starts from plain weights, and {spec.model!r} is read with the "
+                f"adapter {spec.adapter}, which what is trained on it would lack; leave the adapter out"
+            )
         path = locate_weights(spec)
         # Adapters learn in float32; enable_amp makes a step's arithmetic cheaper.
         model = load_sentence_transformer(path, replace(spec, dtype="float32"), device)

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,8 @@ def fit(
         best(-1, score)
     if unfinished is not None:
         unfinished.restore(trainer, best)
+        if trainer.eval_step <= 0 or not valid_data:  # nothing is validated
+            trainer.before_epoch = partial(_save_before, unfinished, trainer, best)
 
     def after_validation(epoch: int, score: float) -> None:
         best(epoch, score)
@@ -105,3 +108,9 @@ def fit(
     best.restore(n_trained=epochs)
     valid_result = untrained if best.epoch == 0 else valid_result
     return Fitted(network, trainer, dict(valid_result or {}), epochs, best.epoch, start, unfinished)
+
+
+def _save_before(unfinished: Unfinished, trainer: Any, best: BestWeights, epoch: int) -> None:
+    """Keep what the epoch before came to, unless it is what this try began with."""
+    if epoch > trainer.start_epoch:
+        unfinished.save(trainer, best, epoch - 1)

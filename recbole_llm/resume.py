@@ -1,8 +1,9 @@
 """Let a training that was killed go on to the weights that it would have come to.
 
-After each validation all that the next epoch depends on is put into one file: weights, optimiser,
-counters, random numbers, and the weights that were best so far. A training that is started again with
-the same settings and data goes on from there, and takes the file away once it has ended.
+After each validation, or each epoch where none is validated, all that the next one depends on is put
+into one file: weights, optimiser, counters, random numbers, and the weights that were best so far. A
+training that is started again with the same settings and data goes on from there, and takes the file
+away once it has ended.
 """
 
 import hashlib
@@ -19,9 +20,12 @@ from torch import Tensor
 
 from recbole_llm import MODELS
 from recbole_llm.best_weights import BestWeights
+from recbole_llm.encoder import encoder_names, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.json_files import check_record, differences
+from recbole_llm.options import ModelOptions
 from recbole_llm.run_settings import make_folder
+from recbole_llm.tfidf import NAME as TFIDF
 from recbole_llm.trainer import LLMSeqRecTrainer, read_checkpoint, write_checkpoint
 
 _NAME = "unfinished.safetensors"
@@ -63,6 +67,7 @@ class Unfinished:
             **{key: config[key] for key in ("model", "dataset", "seed")},
             "recbole_llm": version("recbole_llm"),
             "data": _digest(train_data._dataset, valid_data._dataset),
+            "encoders": _fingerprints(train_data._dataset.options),
         }
         self._started = time.monotonic()
         self.seconds_before = 0.0
@@ -148,10 +153,18 @@ def _refuse_what_cannot_go_on(config: Config) -> None:
         raise ConfigError(f"resume_dir does not go with {', '.join(given)}: leave it out")
 
 
+def _fingerprints(options: ModelOptions) -> list[str]:
+    """Of the networks that read items, which no checkpoint holds."""
+    texts = encoder_names(options.encoder) if options.uses_text else []
+    names = [*texts, *(modality.encoder for modality in options.media)]
+    specs = [find_encoder(name) for name in names if name != TFIDF]
+    return [fingerprint(locate_weights(spec), spec) for spec in specs]
+
+
 def _digest(train: Any, valid: Any) -> str:
     """Hash of the items, their texts, and who is to learn and to say what from which."""
     found = hashlib.sha256(json.dumps([train.item_tokens(), train.item_texts()]).encode())
     for data in (train, valid):
-        for part in data.training_pairs():
+        for part in (*data.training_pairs(), *data.disliked()):
             found.update(np.ascontiguousarray(part).tobytes())
     return found.hexdigest()[:12]

@@ -6,6 +6,8 @@ file: weights and optimiser state as tensors, the counters as JSON in its header
 """
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
         self.saved_model_file: str = str(path)
         self._private: PrivateSteps | None = None
+        self.before_epoch: Callable[[int], None] | None = None
+        """Called with each epoch's number, from 0, before it is trained."""
 
     def fit(self, train_data: Any, valid_data: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train as RecBole does; privately, to the last epoch, and validate what came of it."""
@@ -73,7 +77,9 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
     ) -> Any:
         # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
         # process when it is imported; it checks every gradient and costs a fifth of an epoch.
-        with torch.autograd.set_detect_anomaly(False):
+        if self.before_epoch is not None:
+            self.before_epoch(epoch_idx)
+        with torch.autograd.set_detect_anomaly(False), self._half_precision():
             if self._private is not None:
                 return self._private.epoch(epoch_idx, show_progress)
             loss = super()._train_epoch(
@@ -82,6 +88,19 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             if end_epoch := getattr(self.model, "end_epoch", None):
                 end_epoch(epoch_idx)
             return loss
+
+    @contextmanager
+    def _half_precision(self) -> Iterator[None]:
+        """``enable_amp`` is bfloat16 on GPUs as on CPUs. Float16, torch's own choice there, loses weak
+        gradients and is for ``enable_scaler`` alone."""
+        kind = self.device.type
+        before = torch.get_autocast_dtype(kind)
+        if not self.enable_scaler:
+            torch.set_autocast_dtype(kind, torch.bfloat16)
+        try:
+            yield
+        finally:
+            torch.set_autocast_dtype(kind, before)
 
     def checkpoint(self, epoch: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """What ``go_on`` takes: weights and the optimiser's state, and the counters as JSON types.

@@ -6,6 +6,8 @@ last step is kept apart, to measure by; the test rows are not looked at.
 Sizes: V items including padding, U users.
 """
 
+import hashlib
+import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +55,14 @@ class Corpus:
             if len(items)
             for start in range(0, max(len(items) - 1, 1), n_items)
         ]
+
+    def digest(self) -> str:
+        """Hash of all of it."""
+        found = hashlib.sha256(json.dumps(self.texts).encode())
+        for part in (*self.sequences, self.last, self.following):
+            found.update(f"{len(part)}\n".encode())
+            found.update(np.ascontiguousarray(part).tobytes())
+        return found.hexdigest()[:12]
 
     def valid_pairs(self) -> NDArray[np.int64]:
         """(N, 2) last training item and the other one that followed, where both have a text."""

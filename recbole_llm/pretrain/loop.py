@@ -9,7 +9,9 @@ import math
 import shutil
 import sys
 import time
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from torch import Tensor
 from transformers import PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
-from recbole_llm.encoder import EncoderSpec, find_encoder, fingerprint, locate_weights
+from recbole_llm.encoder import PRETRAINED, EncoderSpec, find_encoder, fingerprint, locate_weights
 from recbole_llm.errors import ArtifactError, ConfigError, TrainingError
 from recbole_llm.json_files import check_record, differences, read_json
 from recbole_llm.lora import add_lora, checkpoint_activations, put_network
@@ -37,7 +39,7 @@ from recbole_llm.text_encoder import load_sentence_transformer
 from recbole_llm.warehouse import replace_json
 
 _log = logging.getLogger(__name__)
-_ABOUT = "pretrain.json"
+_MOST_TOKENS = 1 << 20
 _TRAINED = "trained.safetensors"
 _SETTINGS = "settings.json"
 
@@ -68,7 +70,8 @@ def pretrain(
     path = locate_weights(spec)
     about = {
         "dataset": dataset, **asdict(options), "recbole": recbole_settings,
-        "weights": fingerprint(path, spec),
+        "weights": fingerprint(path, spec), "data": corpus.digest(),
+        "recbole_llm": version("recbole_llm"),
     }  # fmt: skip
     checkpoints = output_dir.with_name(f"{output_dir.name}.checkpoints")
     resume_from = _last_checkpoint(checkpoints, about)
@@ -82,9 +85,6 @@ def pretrain(
     # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole process.
     with torch.autograd.set_detect_anomaly(False):
         trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
-    model: SentenceTransformer = trainer.model
-    if isinstance(model.transformers_model, PeftModel):
-        put_network(model, model.transformers_model.merge_and_unload())
     history = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
     evaluations = [read_json(untaught), *history]
     best = trainer.state.best_global_step
@@ -93,6 +93,11 @@ def pretrain(
             f"no evaluation's {trainer.args.metric_for_best_model} is a number: remove {checkpoints}, "
             "and lower learning_rate"
         )
+    trainer.take_best(checkpoints)
+    model: SentenceTransformer = trainer.model
+    if isinstance(model.transformers_model, PeftModel):
+        put_network(model, model.transformers_model.merge_and_unload())
+    model.max_seq_length = trainer.longest  # a later training may read more
     kept = next(entry for entry in history if entry["step"] == best)
     _tell_kept(evaluations[0], kept)
     told = {
@@ -151,7 +156,9 @@ def _trainer(
     corpus: Corpus, spec: EncoderSpec, path: Path, options: PretrainOptions, checkpoints: Path
 ) -> tuple["_Trainer", Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_sentence_transformer(path, spec, device)
+    model = load_sentence_transformer(path, replace(spec, max_tokens=_MOST_TOKENS), device)
+    longest = model.max_seq_length
+    model.max_seq_length = min(options.max_tokens, longest or options.max_tokens)
     if options.lora_r:
         put_network(model, add_lora(model, options.lora_r, "all-linear"))
     if options.gradient_checkpointing:
@@ -182,6 +189,7 @@ def _trainer(
         report_to="none",
         seed=options.seed,
         bf16=options.enable_amp,
+        prompts=model.prompts.get(model.default_prompt_name or ""),
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
     )
@@ -199,6 +207,7 @@ def _trainer(
         "%s of %s: %d rows, %d held out, %d steps", options.objective, options.encoder,
         len(parts.train), len(parts.held_out), steps,
     )  # fmt: skip
+    trainer.longest = longest
     return trainer, valid
 
 
@@ -206,6 +215,9 @@ class _Trainer(SentenceTransformerTrainer):
     """The library's trainer, with checkpoints of what is trained: of LoRA the adapters alone, and
     what the loss itself trains, as a head; each entry of its history has the ``seconds`` that led to
     it, those of tries that were killed among them."""
+
+    longest: int | None = None
+    """Tokens that the network could read, of which training reads ``max_tokens``."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._noted = time.monotonic()
@@ -220,6 +232,13 @@ class _Trainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
         """Write no model card: ``pretrain.json`` says more."""
 
+    def autocast_smart_context_manager(
+        self, cache_enabled: bool | None = True
+    ) -> AbstractContextManager[Any]:
+        """For heads and decoders too: accelerate wraps the encoder's ``forward`` alone."""
+        found: AbstractContextManager[Any] = self.accelerator.autocast()
+        return found
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -232,8 +251,16 @@ class _Trainer(SentenceTransformerTrainer):
             own.data.copy_(tensors[name])
 
     def _load_best_model(self) -> None:
-        """Take the best weights; the library's own method goes on with the last where that fails."""
-        self._load_from_checkpoint(str(self.state.best_model_checkpoint))
+        """``take_best`` does: where folders have moved, the library goes on with the last weights."""
+
+    def take_best(self, checkpoints: Path) -> None:
+        """Take the weights of the best step."""
+        best = checkpoints / f"checkpoint-{self.state.best_global_step}"
+        if not (best / _TRAINED).is_file():
+            raise ArtifactError(
+                f"the best weights are gone: {best} holds none; remove {checkpoints}"
+            )
+        self._load_from_checkpoint(str(best))
 
     def _trained(self) -> dict[str, Tensor]:
         """By name; what model and loss share goes by the model's."""
@@ -280,5 +307,5 @@ def _write(model: SentenceTransformer, folder: Path, about: dict[str, Any]) -> N
     staging = folder.with_name(f".{folder.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(str(staging), create_model_card=False)
-    replace_json(staging / _ABOUT, about)
+    replace_json(staging / PRETRAINED, about)
     staging.rename(folder)

@@ -79,7 +79,8 @@ class PopularityCorrectedLoss(MultipleNegativesRankingLoss):
 
     def _corrected(self, anchors: Tensor, positives: Tensor) -> Tensor:
         assert self._log_chance is not None
-        return cos_sim(anchors, positives) - self._log_chance / self.scale
+        with torch.autocast(anchors.device.type, enabled=False):
+            return cos_sim(anchors.float(), positives.float()) - self._log_chance / self.scale
 
 
 class DenoisingLoss(DenoisingAutoEncoderLoss):
@@ -154,6 +155,11 @@ def _denoising(
     decoder: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(kind, None)
     if decoder is None or "encoder_hidden_states" not in signature(decoder.forward).parameters:
         _refuse(model, options, "contrastive, or an encoder that can decode from a vector, as BERT")
+    if options.lora_r or find_encoder(options.encoder).adapter:
+        raise ConfigError(
+            "objective denoising trains all weights of the network, which its decoder shares: lora_r "
+            f"must be 0, got {options.lora_r}, and encoder {options.encoder!r} without an adapter"
+        )
     loss = DenoisingLoss(model, options.deletion_prob)
     return _of_texts(corpus.described(), options, loss)
 

@@ -297,5 +297,9 @@ def test_an_adapter_of_another_model(tmp_path: Path, tiny_encoders: dict[str, Pa
     qwen = tiny_encoders["qwen3"]
     with pytest.raises(ConfigError, match="adapter is not of a Qwen3Model"):
         TextEncoder(qwen, EncoderSpec(str(qwen), adapter=str(tmp_path / "adapter")), "cpu")
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(f"model: {tiny_encoders['bert']}\nadapter: {tmp_path / 'adapter'}\n")
+    with pytest.raises(ConfigError, match=r"finetune starts from plain weights.*leave the adapter"):
+        _build(tmp_path, str(spec))
     with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is absent"):
         TextEncoder(qwen, EncoderSpec(str(qwen), adapter=str(tmp_path)), "cpu")

@@ -1,5 +1,6 @@
 """A training that is killed and started again comes to the weights of one that was not."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -7,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.train import TrainResult, train
+from recbole_llm.trainer import LLMSeqRecTrainer
 from tests.data import write_cycle
 from tests.kill import killed_after
 
@@ -108,6 +111,30 @@ def test_another_training_is_not_gone_on_with(settings: dict[str, Any], tmp_path
     write_cycle(tmp_path, n_users=30)
     with pytest.raises(ConfigError, match=r"is of another training: data differ"):
         train("LLMSeqRec", "cycle", None, settings)
+
+
+def test_another_encoder_of_the_same_name_is_another_training(
+    settings: dict[str, Any], tiny_encoders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoders["bert"], folder)
+    given = {**settings, "encoder": str(folder)}
+    _train_killed(given, 1)
+    weights = load_file(folder / "model.safetensors")
+    name = next(name for name in weights if "attention" in name)
+    save_file({**weights, name: weights[name] + 1}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ConfigError, match="is of another training: encoders differ"):
+        train("LLMSeqRec", "cycle", None, given)
+
+
+def test_without_validations(settings: dict[str, Any]) -> None:
+    given = {**settings, "eval_step": 0, "epochs": 4}
+    whole = train("LLMSeqRec", "cycle", None, given)
+    assert whole.best_epoch is None
+    with pytest.MonkeyPatch.context() as patch, killed_after(1):
+        patch.setattr(LLMSeqRecTrainer, "evaluate", None)  # nothing is validated
+        train("LLMSeqRec", "cycle", None, given)
+    assert _same(train("LLMSeqRec", "cycle", None, given), whole)
 
 
 def test_a_damaged_file(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ DAYS = [f"2024-05-0{n}" for n in range(1, 10)]
 def warehouse(tmp_path: Path) -> Warehouse:
     """Nine days of everything."""
     warehouse = Warehouse(tmp_path / "w")
-    for day in DAYS:
+    for before, day in pairwise([None, *DAYS]):
         paths = [
             warehouse.raw_events / f"ds={day}" / "e.jsonl",
             warehouse.features(day) / "a" / "quarantine" / "0.parquet",
@@ -32,7 +33,7 @@ def warehouse(tmp_path: Path) -> Warehouse:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(day)
         replace_json(warehouse.metrics / f"{day}.json", {"ds": day})
-        manifest = {**MANIFEST, "ds": day, "sources": raw_digests(warehouse, None, day)}
+        manifest = {**MANIFEST, "ds": day, "sources": raw_digests(warehouse, before, day)}
         replace_json(warehouse.features(day) / "manifest.json", manifest)
         run = {"ds": day, "run_id": f"r{day}", "path": f"runs/ds={day}/run_id=r{day}/x"}
         warehouse.log_run(run["run_id"], {"status": "published"})

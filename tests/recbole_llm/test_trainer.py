@@ -71,9 +71,29 @@ def test_only_storing_and_distributing_differ_from_recbole() -> None:
     own = {name for name in vars(LLMSeqRecTrainer) if callable(getattr(LLMSeqRecTrainer, name))}
     assert issubclass(LLMSeqRecTrainer, Trainer)
     assert own == {
-        "__init__", "fit", "_build_optimizer", "_train_epoch", "checkpoint", "_save_checkpoint",
-        "resume_checkpoint", "go_on", "evaluate", "_load_weights",
+        "__init__", "fit", "_build_optimizer", "_train_epoch", "_half_precision", "checkpoint",
+        "_save_checkpoint", "resume_checkpoint", "go_on", "evaluate", "_load_weights",
     }  # fmt: skip
+
+
+def test_half_precision_is_bfloat16(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever torch would take on that device, which on GPUs is float16."""
+    before, found = torch.get_autocast_dtype("cpu"), []
+    calculate = LLMSeqRec.calculate_loss
+
+    def noted(model: LLMSeqRec, batch: Any) -> Any:
+        found.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return calculate(model, batch)
+
+    monkeypatch.setattr(LLMSeqRec, "calculate_loss", noted)
+    trainer, (train, valid, _) = _trainer(tmp_path, epochs=1, enable_amp=True)
+    try:
+        torch.set_autocast_dtype("cpu", torch.float16)
+        trainer.fit(train, valid, verbose=False, saved=False)
+        assert torch.get_autocast_dtype("cpu") == torch.float16
+    finally:
+        torch.set_autocast_dtype("cpu", before)
+    assert set(found) == {(True, torch.bfloat16)}
 
 
 @pytest.mark.parametrize("eval_step", [0, 2])

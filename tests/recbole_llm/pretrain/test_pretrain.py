@@ -18,7 +18,7 @@ from recbole_llm.cli import main
 from recbole_llm.encoder import EncoderSpec, find_encoder
 from recbole_llm.errors import ConfigError
 from recbole_llm.language_model import LanguageModelLoss
-from recbole_llm.pretrain import pretrain, pretrain_options
+from recbole_llm.pretrain import loop, pretrain, pretrain_options
 from recbole_llm.pretrain.loop import _is_whole, _tell_kept
 from recbole_llm.pretrain.objectives import DenoisingLoss, PopularityCorrectedLoss
 from recbole_llm.text_encoder import TextEncoder, features_of, load_sentence_transformer
@@ -193,6 +193,109 @@ def test_a_run_killed_before_its_first_checkpoint(
     killed = _run(cycle, "killed", tiny_encoders["bert"])
     one, other = (load_file(path / "model.safetensors") for path in (whole, killed))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _run_killed(*args: Any, **settings: Any) -> None:
+    """Train to the end, and die before anything is written."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_write", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            _run(*args, **settings)
+
+
+def test_the_best_weights_are_written_from_a_folder_that_was_moved(
+    cycle: Path, tiny_encoders: dict[str, Path]
+) -> None:
+    hot: dict[str, Any] = {
+        "epochs": 4,
+        "eval_steps": 0.2,
+        "learning_rate": 1.0,
+        "warmup_ratio": 0.9,
+    }
+    for seed in range(9):
+        whole = _run(cycle, f"whole-{seed}", tiny_encoders["qwen3"], **hot, seed=seed)
+        found = _evaluations(whole)[1:]
+        if found[-1]["eval_ndcg@10"] < max(each["eval_ndcg@10"] for each in found):
+            break
+    else:
+        pytest.fail("the last weights were the best for each seed")
+    _run_killed(cycle, "here", tiny_encoders["qwen3"], **hot, seed=seed)
+    (cycle / "here.checkpoints").rename(cycle / "there.checkpoints")
+    moved = _run(cycle, "there", tiny_encoders["qwen3"], **hot, seed=seed)
+    one, other = (load_file(path / "model.safetensors") for path in (whole, moved))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_other_data_is_another_run(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    _run_killed(cycle, "taught", tiny_encoders["bert"])
+    write_atomic(cycle, "cycle", {f"u{n}": walk(n, 6 + n % 5) for n in range(40)}, FILMS)
+    with pytest.raises(ConfigError, match="checkpoints of another run: data differ"):
+        _run(cycle, "taught", tiny_encoders["bert"])
+
+
+@pytest.mark.parametrize(
+    ("objective", "architecture"),
+    [("mlm", "bert"), ("denoising", "bert"), ("clm", "qwen3"), ("contrastive", "bert")],
+)
+def test_half_precision_is_of_all_that_is_trained(
+    cycle: Path, tiny_encoders: dict[str, Path], objective: str, architecture: str
+) -> None:
+    found = set()
+
+    def note(module: torch.nn.Module, _: Any, output: Any) -> None:
+        if isinstance(module, torch.nn.Linear) and module.training:
+            found.add(output.dtype)
+
+    hook = torch.nn.modules.module.register_module_forward_hook(note)
+    try:
+        _run(
+            cycle,
+            "taught",
+            tiny_encoders[architecture],
+            objective=objective,
+            enable_amp=True,
+            epochs=1,
+        )
+    finally:
+        hook.remove()
+    assert found == {torch.bfloat16}
+
+
+def test_how_far_texts_are_read(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    """As far as they were in training, unless more is asked for."""
+    folder = _run(cycle, "taught", tiny_encoders["bert"], epochs=1, max_tokens=4)
+    spec = find_encoder(str(folder))
+    assert TextEncoder(folder, spec, "cpu").max_tokens == spec.max_tokens == 4
+    assert TextEncoder(folder, EncoderSpec(str(folder), max_tokens=9), "cpu").max_tokens == 9
+    again = _run(cycle, "again", folder, epochs=1, max_tokens=7)
+    assert find_encoder(str(again)).max_tokens == 7
+
+
+def test_what_is_taught_is_what_is_read_a_prompt_with_it(
+    cycle: Path, tiny_encoders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tiny_encoders["bert"]
+    model = load_sentence_transformer(path, EncoderSpec(str(path)), "cpu")
+    model.prompts, model.default_prompt_name = {"as": "film of the cycle: "}, "as"
+    model.save_pretrained(str(cycle / "prompted"), create_model_card=False)
+    begin = features_of(model, ["x"])["input_ids"][0, :4].tolist()
+    assert begin != model.preprocess(["x"])["input_ids"][0, :4].tolist()
+    read = []
+    forward = PopularityCorrectedLoss.forward
+
+    def noted(self: Any, sentence_features: Any, labels: Any) -> Any:
+        read.extend(row[:4].tolist() for part in sentence_features for row in part["input_ids"])
+        return forward(self, sentence_features, labels)
+
+    monkeypatch.setattr(PopularityCorrectedLoss, "forward", noted)
+    _run(cycle, "taught", cycle / "prompted", epochs=1)
+    assert read
+    assert all(row == begin for row in read)
+
+
+def test_denoising_trains_all_weights(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match="lora_r must be 0, got 2, and encoder"):
+        _run(cycle, "taught", tiny_encoders["bert"], objective="denoising", lora_r=2)
 
 
 def test_another_run_s_checkpoints_are_refused(cycle: Path, tiny_encoders: dict[str, Path]) -> None:
