@@ -47,16 +47,20 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     """Train and test a model by name through RecBole; takes the flags of run_recbole.py."""
+    from recbole_llm.run_flags import check_flags
     from recbole_llm.train import train
 
+    check_flags(args.rest, args.model)
     files = args.config_files.split() if args.config_files else None
     train(args.model, args.dataset, files, nproc=args.nproc, port=args.port)
 
 
 def _transfer(args: argparse.Namespace) -> None:
     """Start a model on a data set from an artifact of another, by the items' texts, and train it."""
+    from recbole_llm.run_flags import check_flags
     from recbole_llm.train import train
 
+    check_flags(args.rest, "LLMSeqRec", ("model", "nproc", "port", "transfer_from"))
     sys.argv = [*sys.argv[:1], *args.rest]  # the flags that RecBole reads
     files = args.config_files.split() if args.config_files else None
     train("LLMSeqRec", args.dataset, files, {"transfer_from": str(args.source)})

@@ -12,7 +12,7 @@ from recbole.config import Config
 from recbole.utils.enum_type import FeatureSource, FeatureType
 
 from recbole_llm.encoder import encoder_names, find_encoder
-from recbole_llm.errors import DataError
+from recbole_llm.errors import ConfigError, DataError
 from recbole_llm.item_text import check_texts, read_text_columns, render_texts
 from recbole_llm.media_vectors import read_media
 from recbole_llm.modalities import TEXT, Described, join_modalities
@@ -89,7 +89,14 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             return table
         if source != FeatureSource.ITEM:
             return super()._load_feat(filepath, source)
+        loaded = {*self.inter_feat, *(() if self.user_feat is None else self.user_feat)}
+        if absent := sorted({*(config["val_interval"] or {})} - loaded):
+            raise ConfigError(
+                f"val_interval filters by fields of the .inter and .user files, and {absent[0]!r} is "
+                "of neither; filter items in the .item and .inter files beforehand"
+            )
         table = read_text_columns(Path(filepath), self.iid_field, *how)
+        table = self._wanted_columns(table, Path(filepath))
         fields = [modality.field for modality in self.options.media]
         if lacking := [field for field in fields if field not in table.columns]:
             raise DataError(
@@ -113,6 +120,22 @@ class LLMSeqRecDataset(WholeSequenceDataset):
             )
         self.set_field_property(self.iid_field, FeatureType.TOKEN, FeatureSource.ITEM, 1)
         return pd.DataFrame({self.iid_field: [*self.item_table.index, *absent]})
+
+    def _wanted_columns(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
+        """The ``.item`` file's texts that ``load_col`` and ``unload_col`` leave; all by default."""
+        wanted, unwanted = self._get_load_and_unload_col(FeatureSource.ITEM.value)
+        with path.open(encoding=self.config["encoding"] or "utf-8", errors="replace") as file:
+            head = file.readline().rstrip("\r\n").split(self.config["field_separator"])
+        there = {column.partition(":")[0] for column in head}
+        if unknown := sorted({*(wanted or ()), *(unwanted or ())} - there):
+            raise ConfigError(
+                f"load_col or unload_col names the item field {unknown[0]!r}, and {path} has the "
+                f"fields {sorted(there)}"
+            )
+        kept = [
+            name for name in table if name in (wanted or table) and name not in (unwanted or ())
+        ]
+        return table[kept]
 
     def _get_remap_list(self, field_list: Any) -> Any:
         """Give ids in the order of the events, and in a private training, which is not to tell that

@@ -8,7 +8,9 @@ import csv
 import io
 import logging
 import string
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 
@@ -45,14 +47,20 @@ def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) 
             no table.
     """
     with _WithoutNul(path.open("rb"), encoding=encoding, errors="replace", newline="") as file:
+        # A tab stands in no text, so that a quote is a quote there; a comma does, between quotes.
+        quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
         try:
-            table = pd.read_csv(
-                file, sep=separator, dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False
-            )
-        except (
-            ValueError
-        ) as error:  # pandas: nothing in it, or rows of more fields than the head has
-            raise DataError(f"{path} cannot be read: {error}; write the file anew") from None
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", pd.errors.ParserWarning)
+                table = pd.read_csv(
+                    file, sep=separator, dtype=str, quoting=quoting, keep_default_na=False,
+                    index_col=False,
+                )  # fmt: skip
+        except (ValueError, pd.errors.ParserWarning) as error:  # empty, or fields without a head
+            raise DataError(
+                f"{path} cannot be read: {str(error).strip()}; its head names the columns that each "
+                "row may have; write the file anew"
+            ) from None
     names: dict[str, str] = {}
     for column in table.columns:
         field, _, kind = column.partition(":")
@@ -122,9 +130,14 @@ def check_texts(items: pd.DataFrame, template: str | None) -> None:
 
 def _template_fields(template: str, items: pd.DataFrame) -> list[str]:
     try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+        parsed = [*string.Formatter().parse(template)]
     except ValueError as error:
         raise ConfigError(f"item_text {template!r} is not a template: {error}") from None
+    fields = [field for _, field, _, _ in parsed if field is not None]
+    if any(how or conversion for _, _, how, conversion in parsed):
+        raise ConfigError(
+            f"item_text {template!r} must name fields alone in braces, without : or ! behind them"
+        )
     unknown = [field for field in fields if field not in items.columns]
     if unknown or not fields:
         raise ConfigError(

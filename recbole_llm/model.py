@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from recbole_llm.catalogue import Catalogue, build_catalogue
 from recbole_llm.dataset import LLMSeqRecDataset
-from recbole_llm.errors import TrainingError
+from recbole_llm.errors import ConfigError, TrainingError
 from recbole_llm.layers import (
     ItemEncoder,
     Network,
@@ -24,6 +24,7 @@ from recbole_llm.layers import (
 )
 from recbole_llm.name_decoder import NameDecoder, name_tree
 from recbole_llm.objective import training_loss
+from recbole_llm.options import model_options
 from recbole_llm.semantic_ids import semantic_ids
 from recbole_llm.sequences import IS_TRAINED
 
@@ -52,6 +53,10 @@ class LLMSeqRec(SequentialRecommender):  # type: ignore[misc]
         self.config = config
         self.register_load_state_dict_post_hook(_forget_item_matrix)
         options = dataset.options
+        if model_options(config) != options:
+            raise ConfigError(
+                "the data set was made by other settings than the model's: make both by one config"
+            )
         self.options = options
         self.user_tokens = dataset.field2id_token[dataset.uid_field]
         counts = torch.from_numpy(dataset.item_counts()).to(self.device)

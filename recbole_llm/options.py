@@ -10,10 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import recbole
 from platformdirs import user_cache_path
 from recbole.config import Config
-from recbole.utils import argument_list
 
 from recbole_llm import MODELS
 from recbole_llm.adaptors import ADAPTORS
@@ -21,6 +19,7 @@ from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
 from recbole_llm.inherited import inherited_settings
+from recbole_llm.known_keys import TRAIN_KEYS, known_keys
 from recbole_llm.layers import READERS, SequenceConfig
 from recbole_llm.modalities import Modality, media_options
 from recbole_llm.objective import Objective
@@ -28,15 +27,7 @@ from recbole_llm.run_settings import check_value
 from recbole_llm.tfidf import NAME as TFIDF
 
 _log = logging.getLogger(__name__)
-_RUN_KEYS = {
-    "model", "dataset", "config_files", "nproc", "world_size", "ip", "port", "group_offset",
-    "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
-    "max_evals", "early_stop", "numerical_features", "discretization", "transform", "worker",
-    "shuffle", "enable_amp", "enable_scaler", "require_pow", "wandb_project", "encoding",
-}  # fmt: skip
-"""Keys of RecBole's entry points and code that stand in none of its property files."""
-_TRAIN_KEYS = {"artifact_dir", "data_cut", "resume_dir", "warm_start", "transfer_from"}
-"""Ours that belong to a run, not to the model: ``train`` reads them."""
+_PICKLED = ("save_dataset", "save_dataloaders", "dataset_save_path", "dataloaders_save_path")
 READ_BY_TRAIN = "read_by_train"
 """Attribute of a config that ``train`` made."""
 
@@ -131,11 +122,16 @@ def apply_defaults(config: Config) -> None:
         ConfigError: a key that neither RecBole nor we know, or one that ``train`` alone reads where the
             config is not its own. A command line flag that resembles none is ignored with a warning.
     """
-    unread = sorted(key for key in _TRAIN_KEYS if config[key] is not None)
+    unread = sorted(key for key in TRAIN_KEYS if config[key] is not None)
     if unread and not getattr(config, READ_BY_TRAIN, False):
         raise ConfigError(
             f"RecBole's own entry points would ignore {', '.join(unread)}: run python -m recbole_llm, "
             "or leave that out"
+        )
+    if pickled := [key for key in _PICKLED if config[key]]:
+        raise ConfigError(
+            f"{pickled[0]}: RecBole would read the data set from a pickle of an earlier run, and that "
+            "run's settings with it; leave it out, the files are read in seconds"
         )
     defaults = load_yaml(config_path("model", MODELS[0]))
     if config["model"] != MODELS[0]:
@@ -143,7 +139,7 @@ def apply_defaults(config: Config) -> None:
     if config["transfer_from"]:
         defaults |= inherited_settings(Path(config["transfer_from"]))
     given = config.external_config_dict
-    known = set(defaults) | _recbole_keys() | _RUN_KEYS | _TRAIN_KEYS
+    known = set(defaults) | known_keys()
     for key in sorted(given.keys() - known):
         close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
         if not close and key in config.cmd_config_dict:
@@ -167,10 +163,16 @@ def apply_defaults(config: Config) -> None:
 
 
 def sequential_columns(config: Config) -> dict[str, list[str]]:
-    """The ``load_col`` of a sequential model: RecBole's default leaves the time out for most data
-    sets, and then cannot order them."""
-    fields = ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")
-    return {"inter": [config[field] for field in fields]}
+    """The ``load_col`` of a sequential model, what filters and labels are made from with it: RecBole's
+    default leaves the time out for most data sets, and then cannot order them."""
+    fields = [config[field] for field in ("USER_ID_FIELD", "ITEM_ID_FIELD", "TIME_FIELD")]
+    filters: list[str] = []
+    for key in ("val_interval", "threshold"):
+        told = config[key] or {}
+        if not isinstance(told, dict):
+            raise ConfigError(f"{key} must be ~ or hold what of which field, got {told!r}")
+        filters += told
+    return {"inter": [*dict.fromkeys([*fields, *filters])]}
 
 
 def model_options(config: Config) -> ModelOptions:
@@ -373,14 +375,3 @@ def options_as_dict(options: ModelOptions) -> dict[str, Any]:
     """The options as JSON types, for an artifact."""
     paths = {"text_cache": options.text_cache, "media_path": options.media_path}
     return {**asdict(options), **{key: path and str(path) for key, path in paths.items()}}
-
-
-def _recbole_keys() -> set[str]:
-    """Every key of RecBole's property files and argument lists: names its users may set."""
-    keys: set[str] = set()
-    for name in ("general", "training", "evaluation", "dataset"):
-        keys.update(getattr(argument_list, f"{name}_arguments"))
-    for path in (Path(recbole.__file__).parent / "properties").rglob("*.yaml"):
-        if "url" not in path.name:
-            keys.update(load_yaml(path) if path.stat().st_size else {})
-    return keys

@@ -10,10 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from recbole.config import Config
+from recbole.evaluator import metric_information
 from recbole.utils import EvaluatorType, ModelType
 
+from recbole_llm import MODELS
 from recbole_llm.errors import ConfigError
 
+_NO_TENSORS = {"data.num_items", "data.count_items"}
+"""What RecBole 1.2.1 collects for some metrics and then takes for tensors."""
+_EVALUATION = {"split", "group_by", "order", "mode"}
+_SPLITS = {"RS", "LS", "TS"}
+_LEAVE_ONE = ("valid_and_test", "valid_only", "test_only")
 _LEARNERS = ("adam", "adamw", "sgd", "adagrad", "rmsprop", "sparse_adam")
 
 
@@ -36,6 +43,7 @@ def check_run(config: Config) -> None:
     )
     _check_clipping(config)
     _check_metrics(config)
+    _check_evaluation(config)
     order = config["eval_args"]["order"]
     if config["MODEL_TYPE"] == ModelType.SEQUENTIAL and order != "TO":
         raise ConfigError(f"eval_args.order of a sequential model must be TO, got {order!r}")
@@ -107,14 +115,51 @@ def _check_clipping(config: Config) -> None:
         )
 
 
+def _check_evaluation(config: Config) -> None:
+    told = config["eval_args"]
+    if unknown := sorted(told.keys() - _EVALUATION):
+        raise ConfigError(f"eval_args must hold of {sorted(_EVALUATION)}, got {unknown[0]!r}")
+    group_by, split = told["group_by"], told["split"]
+    if group_by is not None and str(group_by).lower() not in ("user", "none"):
+        raise ConfigError(f"eval_args.group_by must be user or ~, got {group_by!r}")
+    if not isinstance(split, dict) or len(split) != 1 or not split.keys() <= _SPLITS:
+        raise ConfigError(
+            "eval_args.split must be one of RS, LS and TS, as {'LS': 'valid_and_test'}, got "
+            f"{split!r}"
+        )
+    ((kind, how),) = split.items()
+    is_ratios = (
+        isinstance(how, list)
+        and len(how) == 3
+        and all(isinstance(each, int | float) and each >= 0 for each in how)
+        and sum(how) > 0
+    )
+    if kind == "LS" and how not in _LEAVE_ONE:
+        raise ConfigError(f"eval_args.split LS must be one of {_LEAVE_ONE}, got {how!r}")
+    if kind != "LS" and not is_ratios:
+        raise ConfigError(
+            f"eval_args.split {kind} must be three ratios of at least 0, as [0.8, 0.1, 0.1], got "
+            f"{how!r}"
+        )
+
+
 def _check_metrics(config: Config) -> None:
     metrics = [str(name).lower() for name in config["metrics"]]
     cuts = config["topk"]
     is_ranking = config["eval_type"] == EvaluatorType.RANKING
-    measured = [f"{name}@{cut}" for name in metrics for cut in cuts] if is_ranking else metrics
+    measured = [
+        name if name == "gauc" else f"{name}@{cut}" for name in metrics for cut in cuts
+    ] if is_ranking else metrics  # fmt: skip
+    needed = {need for name in metrics for need in metric_information[name]}
+    if config["model"] not in MODELS and needed & _NO_TENSORS:
+        raise ConfigError(
+            f"metrics {config['metrics']}: RecBole 1.2.1 cannot collect what some of them need, its "
+            "data.num_items and data.count_items; leave out ItemCoverage, AveragePopularity, GiniIndex "
+            f"and TailPercentage, or measure {MODELS[0]}"
+        )
     wanted = config["valid_metric"]
     if not isinstance(wanted, str) or wanted.lower() not in measured:
         raise ConfigError(
-            f"valid_metric must be one of what metrics and topk measure, {', '.join(measured)}; got "
-            f"{wanted!r}"
+            "valid_metric must be one of what metrics and topk measure, "
+            f"{', '.join(dict.fromkeys(measured))}; got {wanted!r}"
         )

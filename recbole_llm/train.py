@@ -314,8 +314,13 @@ def build_data(
     """
     try:
         dataset = (dataset_class or _dataset_class(config))(config)
-    except ValueError as error:  # pandas: a column of another type, an unbalanced quote, bytes
-        raise DataError(f"data set {config['dataset']!r} cannot be read: {error}") from error
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        # Of pandas: a column of another type, an unbalanced quote, bytes; of RecBole: its settings.
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}, "
+        raise DataError(
+            f"data set {config['dataset']!r} cannot be read: {kind}{error}; see its files, and the "
+            "keys load_col, unload_col, val_interval and alias_of_item_id"
+        ) from error
     logging.getLogger().info(dataset)
     if config["MODEL_TYPE"] == ModelType.KNOWLEDGE:
         raise ConfigError("knowledge-based models are not run here; use recbole.quick_start")

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from recbole.config import Config
+from recbole.evaluator import Collector
 from recbole.trainer import Trainer
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -27,6 +28,23 @@ _MODEL, _OPTIMIZER = "model.", "optimizer."
 _COUNTERS = {
     "epoch": int, "cur_step": int, "best_valid_score": int | float, "param_groups": list
 }  # fmt: skip
+
+
+class _Collector(Collector):  # type: ignore[misc]
+    """RecBole's, which takes the numbers that some metrics need of the training rows for tensors."""
+
+    def get_data_struct(self) -> Any:
+        """What was collected since the last time."""
+        collected = self.data_struct._data_dict
+        numbers = {
+            name: collected.pop(name)
+            for name in list(collected)
+            if not isinstance(collected[name], Tensor)
+        }
+        found = super().get_data_struct()
+        collected.update(numbers)
+        found._data_dict.update(numbers)
+        return found
 
 
 class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
@@ -46,6 +64,7 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
             )
         path = Path(str(self.saved_model_file)).with_suffix(".safetensors")
         self.saved_model_file: str = str(path)
+        self.eval_collector = _Collector(config)
         self._private: PrivateSteps | None = None
         self.before_epoch: Callable[[int], None] | None = None
         """Called with each epoch's number, from 0, before it is trained."""
@@ -186,7 +205,10 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
                 path = paths[0]
             self._load_weights(read_checkpoint(path)[0])
             self.logger.info(f"Loading model structure and parameters from {path}")
-        return super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        result = super().evaluate(eval_data, load_best_model=False, show_progress=show_progress)
+        if result:  # some metrics give numbers of numpy's, which JSON cannot hold
+            result.update({name: float(value) for name, value in result.items()})
+        return result
 
     def _load_weights(self, tensors: dict[str, Tensor]) -> None:
         weights = {k.removeprefix(_MODEL): v for k, v in tensors.items() if k.startswith(_MODEL)}

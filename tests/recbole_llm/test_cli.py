@@ -7,6 +7,7 @@ import pytest
 
 from recbole_llm.cli import main
 from recbole_llm.encoder import find_encoder
+from recbole_llm.run_flags import check_flags
 from recbole_llm.scoring import load_artifact, write_artifact
 from recbole_llm.warehouse import Warehouse
 from tests.data import random_artifact, write_cycle
@@ -46,6 +47,34 @@ def test_run_takes_recboles_flags(
     monkeypatch.setattr(sys, "argv", ["recbole_llm", *flags, "--hiden_size=4"])
     assert main(["run", *flags, "--hiden_size=4"]) == 2
     assert "did you mean 'hidden_size'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "told"),
+    [
+        ("run", "--nosuchkey=1", "unknown config key 'nosuchkey' (value '1')"),
+        ("run", "--topk", "flags are written --key=value, with one equals sign, got '--topk'"),
+        ("run", "--item_text={title}={genre}", "with one equals sign, got '--item_text="),
+        ("transfer", "--model=LinearSeqRec", "--model cannot be set here"),
+        ("transfer", "--nproc=2", "--nproc cannot be set here"),
+    ],
+)
+def test_a_flag_that_nobody_would_read(
+    capsys: pytest.CaptureFixture[str], command: str, flag: str, told: str
+) -> None:
+    more = ["--dataset=cycle", "--from=x"] if command == "transfer" else []
+    assert main([command, *more, flag]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_key_of_other_models_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    check_flags(["--embedding_size=9", "--epochs=1", "--temperature=1"], "LLMSeqRec")
+    assert [record.getMessage() for record in caplog.records] == [
+        "--embedding_size is of other models of RecBole: LLMSeqRec does not read it"
+    ]
+    caplog.clear()
+    check_flags(["--embedding_size=9"], "GRU4Rec")
+    assert not caplog.records
 
 
 def test_nightly_for_a_day_that_was_not_delivered(

@@ -12,7 +12,8 @@ from recbole.data.dataset import SequentialDataset
 
 from recbole_llm.dataset import LLMSeqRecDataset
 from recbole_llm.errors import ConfigError, DataError
-from recbole_llm.train import build_config
+from recbole_llm.model import LLMSeqRec
+from recbole_llm.train import build_config, build_data
 from tests.data import CYCLE, walk, write_atomic, write_cycle
 
 
@@ -162,6 +163,65 @@ def test_flags_of_the_program_that_recbole_runs_in(
     monkeypatch.setattr(sys, "argv", ["program", "--hidden_sise=8"])
     with pytest.raises(ConfigError, match="did you mean 'hidden_size'"):
         _config(tmp_path, "cycle")
+
+
+def _rated(folder: Path) -> None:
+    """The cycle with ratings from 0 to 4, and items with a genre and a year."""
+    write_cycle(folder)
+    path = folder / "cycle" / "cycle.inter"
+    head, *rows = path.read_text().splitlines()
+    rows = [f"{row}\t{n % 5}" for n, row in enumerate(rows)]
+    path.write_text("\n".join([f"{head}\trating:float", *rows]) + "\n")
+    path = path.with_suffix(".item")
+    head, *rows = path.read_text().splitlines()
+    rows = [f"{row}\tdrama\t{1990 + n}" for n, row in enumerate(rows)]
+    path.write_text("\n".join([f"{head}\tgenre:token\tyear:float", *rows]) + "\n")
+
+
+@pytest.mark.parametrize("model", ["LLMSeqRec", "SASRec"])
+def test_what_filters_read_is_loaded(tmp_path: Path, model: str) -> None:
+    _rated(tmp_path)
+    n = {}
+    for interval in (None, {"rating": "[2,inf)"}):
+        given = {"data_path": str(tmp_path), "val_interval": interval}
+        n[str(interval)] = len(build_data(build_config(model, "cycle", None, given))[0].inter_feat)
+    all_rows, some = n.values()
+    assert 0.4 * all_rows < some < 0.7 * all_rows
+
+
+def test_which_item_texts_are_read(tmp_path: Path) -> None:
+    _rated(tmp_path)
+    inter = ["user_id", "item_id", "timestamp"]
+
+    def text(**settings: Any) -> str:
+        return LLMSeqRecDataset(_config(tmp_path, "cycle", **settings)).item_texts()[1]
+
+    whole = text()
+    assert whole.endswith(". drama")
+    title = whole.removesuffix(". drama")
+    assert text(load_col={"inter": inter, "item": ["item_id", "title", "year"]}) == title
+    assert text(load_col={"inter": inter, "item": "*"}) == whole
+    assert text(unload_col={"item": ["genre"]}) == title
+    with pytest.raises(ConfigError, match="names the item field 'nosuch', and .* has the fields"):
+        text(load_col={"inter": inter, "item": ["item_id", "nosuch"]})
+    with pytest.raises(ConfigError, match="'year' is of neither; filter items in the .item"):
+        text(val_interval={"year": "[2000,inf)"})
+
+
+@pytest.mark.parametrize("key", ["save_dataset", "dataloaders_save_path"])
+def test_no_pickle_of_an_earlier_run_is_made_or_read(tmp_path: Path, key: str) -> None:
+    write_cycle(tmp_path)
+    with pytest.raises(ConfigError, match=f"{key}: RecBole would read the data set from a pickle"):
+        LLMSeqRecDataset(_config(tmp_path, "cycle", **{key: True}))
+
+
+def test_model_and_data_set_have_one_config(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    dataset = LLMSeqRecDataset(_config(tmp_path, "cycle", item_repr="id"))
+    other = _config(tmp_path, "cycle", item_repr="id", hidden_size=32)
+    LLMSeqRecDataset(other)
+    with pytest.raises(ConfigError, match="made by other settings than the model's"):
+        LLMSeqRec(other, dataset.build()[0])
 
 
 def test_settings_of_other_recbole_models_are_let_pass(tmp_path: Path) -> None:

@@ -22,6 +22,25 @@ def test_reads_quotes_as_they_stand(tmp_path: Path) -> None:
     assert list(table.columns) == ["title"]
 
 
+def test_rows_of_more_fields_than_the_head_are_told(tmp_path: Path) -> None:
+    path, head = tmp_path / "x.item", "item_id:token\ttitle:token_seq\n"
+    for rows in ("1\tA\tB\n2\tC\tD\n", "1\tA\n2\tC\tD\n"):
+        path.write_text(head + rows)
+        with pytest.raises(
+            DataError, match=r"x.item cannot be read: .*; its head names the columns"
+        ):
+            read_text_columns(path, "item_id", "\t", "utf-8")
+    path.write_text(head + "1\tA\t\n2\tC\t\n")  # a tab at the end of each row is no field
+    assert read_text_columns(path, "item_id", "\t", "utf-8")["title"].to_list() == ["A", "C"]
+
+
+def test_a_comma_stands_in_a_text_between_quotes(tmp_path: Path) -> None:
+    path = tmp_path / "x.item"
+    path.write_text('id:token,title:token_seq\n1,"Chair, the"\n2,"6"" nails, and more"\n')
+    table = read_text_columns(path, "id", ",", "utf-8")
+    assert table["title"].to_dict() == {"1": "Chair, the", "2": '6" nails, and more'}
+
+
 def test_a_column_without_a_type_is_named(tmp_path: Path) -> None:
     (tmp_path / "x.item").write_text("item_id:token\ttitle\n1\tA\n")
     with pytest.raises(DataError, match="column 'title' in .* has no type"):
@@ -44,7 +63,10 @@ def test_template() -> None:
     assert render_texts(items, "{title} ({year})") == ["Toy Story (1995)", ""]
 
 
-@pytest.mark.parametrize("template", ["{name}", "no field", "{title"])
+@pytest.mark.parametrize(
+    "template",
+    ["{name}", "no field", "{title", "{title} {}", "{title:d}", "{title:{title}}", "{title!x}"],
+)
 def test_bad_template(template: str) -> None:
     with pytest.raises(ConfigError, match="item_text"):
         render_texts(_items(title=["A"]), template)

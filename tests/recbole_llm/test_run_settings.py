@@ -1,8 +1,10 @@
 """RecBole's own settings are refused before any training, where RecBole would meet them late."""
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from recbole_llm.errors import ConfigError
@@ -33,6 +35,14 @@ from tests.data import write_atomic, write_cycle
         ({"valid_metric": "NDCG@20"}, "valid_metric must be .*recall@10, .* got 'NDCG@20'"),
         ({"metrics": ["Recall"], "topk": [5]}, "topk measure, recall@5; got 'MRR@10'"),
         ({"eval_args": {"order": "RO"}}, "eval_args.order of a sequential model must be TO"),
+        ({"eval_args": {"splt": {"RS": [8, 1, 1]}}}, "eval_args must hold of .*, got 'splt'"),
+        ({"eval_args": {"group_by": "item_id"}}, "group_by must be user or ~, got 'item_id'"),
+        ({"eval_args": {"split": {"XX": 1}}}, "must be one of RS, LS and TS, as .* got .'XX': 1."),
+        ({"eval_args": {"split": {"RS": [8, 2]}}}, r"RS must be three ratios .* got \[8, 2\]"),
+        ({"eval_args": {"split": {"RS": [0, 0, 0]}}}, "RS must be three ratios"),
+        ({"eval_args": {"split": {"RS": ["a", "b", "c"]}}}, "RS must be three ratios"),
+        ({"eval_args": {"split": {"LS": "foo"}}}, "LS must be one of .*valid_only.* got 'foo'"),
+        ({"val_interval": "foo"}, "val_interval must be ~ or hold what of which field, got 'foo'"),
     ],
 )
 @pytest.mark.parametrize("model", ["LLMSeqRec", "SASRec"])
@@ -43,6 +53,24 @@ def test_what_recbole_would_meet_late(
     given = {"data_path": str(tmp_path), "valid_metric": "MRR@10", "topk": [10], **settings}
     with pytest.raises(ConfigError, match=told):
         build_config(model, "cycle", None, given)
+
+
+@pytest.mark.parametrize("valid_metric", ["GAUC", "NDCG@10"])
+def test_all_of_recboles_metrics_of_lists(tmp_path: Path, valid_metric: str) -> None:
+    write_cycle(tmp_path)
+    names = ["NDCG", "GAUC", "ItemCoverage", "AveragePopularity", "GiniIndex", "TailPercentage"]
+    given: dict[str, Any] = {
+        "data_path": str(tmp_path), "checkpoint_dir": str(tmp_path), "item_repr": "id", "epochs": 1,
+        "metrics": [*names, "ShannonEntropy"], "topk": [10], "valid_metric": valid_metric,
+    }  # fmt: skip
+    found = train("LLMSeqRec", "cycle", None, given).test_result
+    assert {"gauc", "itemcoverage@10", "averagepopularity@10"} <= found.keys()
+    trained = build_data(build_config("LLMSeqRec", "cycle", None, given))[1][0]
+    met = trained._dataset.item_counter  # of RecBole's rows, not of windows
+    assert found["averagepopularity@10"] == pytest.approx(np.mean([*met.values()]), rel=0.3)
+    json.dumps(found)
+    with pytest.raises(ConfigError, match="RecBole 1.2.1 cannot collect what some of them need"):
+        build_config("SASRec", "cycle", None, given)
 
 
 @pytest.mark.parametrize("key", ["temperature", "layer_norm_eps", "replay_share"])

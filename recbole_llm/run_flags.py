@@ -1,0 +1,40 @@
+"""RecBole's command line, checked: RecBole drops what it does not understand, and trains without it."""
+
+import difflib
+import logging
+from collections.abc import Collection, Sequence
+
+from recbole_llm import MODELS
+from recbole_llm.errors import ConfigError
+from recbole_llm.known_keys import known_keys
+
+_log = logging.getLogger(__name__)
+
+
+def check_flags(flags: Sequence[str], model: str, not_here: Collection[str] = ()) -> None:
+    """Check that a run reads each of its flags.
+
+    A key that other models of RecBole read alone is a warning.
+
+    Args:
+        flags: those of the command line that are not the command's own.
+        not_here: keys that the command cannot take.
+    Raises:
+        ConfigError: one is not of the form ``--key=value``, or its key is not known.
+    """
+    of_model, known = known_keys(model), known_keys().union(*map(known_keys, MODELS))
+    for flag in flags:
+        key, *values = flag.removeprefix("--").split("=")
+        if not flag.startswith("--") or len(values) != 1:
+            raise ConfigError(
+                f"flags are written --key=value, with one equals sign, got {flag!r}; a value that "
+                "holds one goes into a file of --config_files"
+            )
+        if key in not_here:
+            raise ConfigError(f"--{key} cannot be set here, got {flag!r}; leave it out")
+        if key not in known:
+            close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ConfigError(f"unknown config key {key!r} (value {values[0]!r}){hint}")
+        if key not in of_model:
+            _log.warning("--%s is of other models of RecBole: %s does not read it", key, model)
