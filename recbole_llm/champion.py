@@ -72,7 +72,8 @@ def train_champion(
     settings = _training_settings(config.get("training"), config_file)
     continuation = _continuation(config.get("continuation"), config_file)
     rules = promotion_rules(config.get("promotion"), config_file)
-    features = warehouse.root / warehouse.features_manifest(day)["path"]
+    manifest = warehouse.features_manifest(day)
+    features = warehouse.root / manifest["path"]
     cut = _cut(day, champion, rules) if champion else day
     started = time.monotonic()
     given, since, cold_because = _start(warehouse, champion, settings, continuation, cut, cold)
@@ -83,7 +84,8 @@ def train_champion(
         "data_cut": cut,
         **given,
     }
-    folder = _folder_of_training(warehouse, [str(features), settings["model"], given])
+    about = [day, manifest["fingerprint"], settings["model"], given]
+    folder = _folder_of_training(warehouse, about)
     given |= {"data_path": str(folder), "checkpoint_dir": str(folder / "checkpoints")}
     unfinished = folder / "unfinished"
     if settings.get("privacy.epsilon") is None:
