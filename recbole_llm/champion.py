@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from recbole_llm import MODELS
 from recbole_llm.config_files import load_layers
-from recbole_llm.errors import ConfigError
+from recbole_llm.errors import ArtifactError, ConfigError
 from recbole_llm.export_atomic import export_atomic
 from recbole_llm.json_files import check_record, read_json
 from recbole_llm.judge import (
@@ -95,8 +95,7 @@ def train_champion(
 
     from recbole_llm.train import train  # loads torch and RecBole; not needed to say "it stands"
 
-    # What it had come to goes when the decision stands, so that a try that is killed on the way is not
-    # trained again.
+    # What it had come to stays until the decision stands, for a try that is killed while it is judged.
     result = train(settings["model"], f"night-{day}", None, given, keep_unfinished=True)
     assert result.artifact is not None
     version = result.artifact.name
@@ -131,8 +130,11 @@ def train_champion(
     decision |= {"verdict": verdict, "reason": reason, "decided_at": now}
     replace_json(warehouse.decisions / f"{day}-{version}.json", decision)
     standing = _settle(warehouse, decision, result)
-    prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
     shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        prune_decided(warehouse, rules.keep_refused, rules.keep_superseded)
+    except ArtifactError as error:
+        _log.warning("older models stay: %s", error)
     return standing
 
 

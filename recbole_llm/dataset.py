@@ -92,8 +92,8 @@ class LLMSeqRecDataset(WholeSequenceDataset):
         loaded = {*self.inter_feat, *(() if self.user_feat is None else self.user_feat)}
         if absent := sorted({*(config["val_interval"] or {})} - loaded):
             raise ConfigError(
-                f"val_interval filters by fields of the .inter and .user files, and {absent[0]!r} is "
-                "of neither; filter items in the .item and .inter files beforehand"
+                "val_interval filters by fields that load_col loads of the .inter and .user files, "
+                f"and {absent[0]!r} is not of them; name it there, or filter the files beforehand"
             )
         table = read_text_columns(Path(filepath), self.iid_field, *how)
         table = self._wanted_columns(table, Path(filepath))
@@ -124,9 +124,11 @@ class LLMSeqRecDataset(WholeSequenceDataset):
     def _wanted_columns(self, table: pd.DataFrame, path: Path) -> pd.DataFrame:
         """The ``.item`` file's texts that ``load_col`` and ``unload_col`` leave; all by default."""
         wanted, unwanted = self._get_load_and_unload_col(FeatureSource.ITEM.value)
-        with path.open(encoding=self.config["encoding"] or "utf-8", errors="replace") as file:
-            head = file.readline().rstrip("\r\n").split(self.config["field_separator"])
-        there = {column.partition(":")[0] for column in head}
+        head = pd.read_csv(
+            path, sep=self.config["field_separator"], encoding=self.config["encoding"] or "utf-8",
+            encoding_errors="replace", nrows=0, index_col=False,
+        )  # fmt: skip
+        there = {str(column).partition(":")[0] for column in head}
         if unknown := sorted({*(wanted or ()), *(unwanted or ())} - there):
             raise ConfigError(
                 f"load_col or unload_col names the item field {unknown[0]!r}, and {path} has the "

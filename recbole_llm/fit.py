@@ -84,6 +84,7 @@ def fit(
     best = BestWeights(network, config["valid_metric_bigger"], on_epoch)
     untrained: Any = None
     if config["transfer_from"] and len(valid_data.dataset):
+        trainer.eval_collector.data_collect(train_data)
         score, untrained = trainer._valid_epoch(valid_data)  # what it knows already may be its best
         best(-1, score)
     if unfinished is not None:
@@ -104,6 +105,8 @@ def fit(
             callback_fn=after_validation,
         )  # fmt: skip
     epochs = len(trainer.train_loss_dict)
+    if unfinished is not None and trainer.before_epoch is not None and epochs:
+        unfinished.save(trainer, best, epochs - 1)
     _log.info("training: %d epochs, %.1f s", epochs, time.monotonic() - started)
     best.restore(n_trained=epochs)
     valid_result = untrained if best.epoch == 0 else valid_result

@@ -33,7 +33,8 @@ TITLE_FIELDS = ("title", "movie_title", "item_name", "name")
 
 
 def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) -> pd.DataFrame:
-    """Read an atomic ``.item`` or ``.user`` file as text, whatever quotes and odd characters it holds.
+    """Read an atomic ``.item`` or ``.user`` file as text, whatever quotes and odd characters it holds;
+    where commas separate, fields may stand between quotes as RFC 4180 has them.
 
     Args:
         path: the file; its head names ``field:type`` columns.
@@ -47,8 +48,8 @@ def read_text_columns(path: Path, id_field: str, separator: str, encoding: str) 
             no table.
     """
     with _WithoutNul(path.open("rb"), encoding=encoding, errors="replace", newline="") as file:
-        # A tab stands in no text, so that a quote is a quote there; a comma does, between quotes.
-        quoting: Literal[0, 3] = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+        # A comma stands in texts, between quotes; with other separators a quote is a quote.
+        quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", pd.errors.ParserWarning)

@@ -13,6 +13,7 @@ _RUN_KEYS = {
     "offset", "local_rank", "single_spec", "params_file", "output_file", "display_file", "tool",
     "max_evals", "early_stop", "numerical_features", "discretization", "transform", "worker",
     "shuffle", "enable_amp", "enable_scaler", "require_pow", "wandb_project", "encoding",
+    "tail_ratio", "token_num_threshold", "valid_neg_sample_args", "test_neg_sample_args",
 }  # fmt: skip
 """Keys of RecBole's entry points and code that stand in none of its property files."""
 TRAIN_KEYS = {"artifact_dir", "data_cut", "resume_dir", "warm_start", "transfer_from"}

@@ -119,8 +119,9 @@ def apply_defaults(config: Config) -> None:
     Safe to call twice. It must run before the dataset is loaded; building the dataset calls it.
 
     Raises:
-        ConfigError: a key that neither RecBole nor we know, or one that ``train`` alone reads where the
-            config is not its own. A command line flag that resembles none is ignored with a warning.
+        ConfigError: a key that neither RecBole nor we know, one that lets RecBole read a pickle, or one
+            that ``train`` alone reads where the config is not its own. A command line flag that
+            resembles none is ignored with a warning.
     """
     unread = sorted(key for key in TRAIN_KEYS if config[key] is not None)
     if unread and not getattr(config, READ_BY_TRAIN, False):

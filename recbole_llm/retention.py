@@ -14,7 +14,8 @@ from typing import Any
 from recbole_llm.errors import ConfigError
 from recbole_llm.published import withdraw_days
 from recbole_llm.raw_files import raw_digests
-from recbole_llm.warehouse import Warehouse, remove_whole
+from recbole_llm.removal import remove_whole
+from recbole_llm.warehouse import Warehouse
 
 _log = logging.getLogger(__name__)
 KINDS = ("raw", "quarantine", "tables", "metrics")
@@ -58,8 +59,8 @@ def check_retention(settings: Any) -> dict[str, int]:
 def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired:
     """Delete what is older than its days; the same again deletes nothing.
 
-    Raw events that no night has read as they are now stay, each day with a warning: the next night goes
-    on from them.
+    The first raw day past its days that no night has read as it is now stays with a warning, and so do
+    those after it: the next night goes on from there. Where one of these is gone, none can: it goes.
 
     Args:
         retention: from ``check_retention``.
@@ -76,21 +77,7 @@ def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired
         return [path for path in sorted(folder.glob("ds=*")) if path.name[3:] < before]
 
     gone: dict[str, list[str]] = {kind: [] for kind in KINDS}
-    read = {
-        source
-        for manifest in warehouse.features_manifests().values()
-        for source in manifest["sources"].items()
-    }
-    unread = dict(raw_digests(warehouse, None, day).items() - read)
-    for path in warehouse.raw_events.glob(".*ds=*"):  # half deleted by one that was killed
-        remove_whole(path)
-    for path in past("raw", warehouse.raw_events):
-        if f"{path.parent.name}/{path.name}" in unread:
-            _log.warning("%s is past its days and stays: no night has read it, or what has come to it "
-                         "since", path)  # fmt: skip
-            continue
-        remove_whole(path)
-        gone["raw"].append(path.name[3:])
+    gone["raw"] = _expire_raw(warehouse, past("raw", warehouse.raw_events), day)
     for path in past("quarantine", warehouse.root / "features"):
         folders = [each for each in path.glob("*/quarantine") if each.is_dir()]
         for folder in folders:
@@ -112,3 +99,30 @@ def expire(warehouse: Warehouse, retention: dict[str, int], day: str) -> Expired
         if days:
             _log.info("%s: %d days went, %s to %s", kind, len(days), days[0], days[-1])
     return Expired(**gone)
+
+
+def _expire_raw(warehouse: Warehouse, past: list[Path], day: str) -> list[str]:
+    """Delete raw days that are past theirs, oldest first; which they were."""
+    for half_deleted in warehouse.raw_events.glob(".*ds=*"):  # by a call that was killed
+        remove_whole(half_deleted)
+    read = {
+        source
+        for manifest in warehouse.features_manifests().values()
+        for source in manifest["sources"].items()
+    }
+    events = f"{warehouse.raw_events.name}/"
+    there = raw_digests(warehouse, None, day)
+    lost = max((name for name in dict(read).keys() - there if name.startswith(events)), default="")
+    gone = []
+    for path in past:
+        name = events + path.name
+        if (name, there.get(name)) not in read:
+            if name > lost:
+                _log.warning("%s is past its days and stays, with those after it: no night has read "
+                             "it, or what has come to it since", path)  # fmt: skip
+                break
+            _log.warning("%s goes without a night's having read it as it is: days after it are gone, "
+                         "and no night could", path)  # fmt: skip
+        remove_whole(path)
+        gone.append(path.name[3:])
+    return gone

@@ -14,13 +14,14 @@ _log = logging.getLogger(__name__)
 def check_flags(flags: Sequence[str], model: str, not_here: Collection[str] = ()) -> None:
     """Check that a run reads each of its flags.
 
-    A key that other models of RecBole read alone is a warning.
+    A key that other models of RecBole read alone is a warning, and one that no settings tell of where
+    the model is RecBole's.
 
     Args:
         flags: those of the command line that are not the command's own.
         not_here: keys that the command cannot take.
     Raises:
-        ConfigError: one is not of the form ``--key=value``, or its key is not known.
+        ConfigError: one is not of the form ``--key=value``, or our model does not know its key.
     """
     of_model, known = known_keys(model), known_keys().union(*map(known_keys, MODELS))
     for flag in flags:
@@ -32,9 +33,11 @@ def check_flags(flags: Sequence[str], model: str, not_here: Collection[str] = ()
             )
         if key in not_here:
             raise ConfigError(f"--{key} cannot be set here, got {flag!r}; leave it out")
-        if key not in known:
+        if key not in known and model not in MODELS:  # some read keys that no file of theirs has
+            _log.warning("--%s stands in no settings of %s", key, model)
+        elif key not in known:
             close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
             hint = f"; did you mean {close[0]!r}?" if close else ""
             raise ConfigError(f"unknown config key {key!r} (value {values[0]!r}){hint}")
-        if key not in of_model:
+        elif key not in of_model:
             _log.warning("--%s is of other models of RecBole: %s does not read it", key, model)

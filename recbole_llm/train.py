@@ -33,6 +33,7 @@ from recbole_llm.run_settings import check_depth, check_run, make_folder
 from recbole_llm.scoring.item_neighbors import write_neighbors
 
 _log = logging.getLogger(__name__)
+_OF_ALL_LISTS = ("itemcoverage", "shannonentropy", "giniindex")
 _POLL_S = 0.5
 _POLLS_AFTER_ERROR = 20
 
@@ -79,7 +80,8 @@ def train(
         nproc: processes; above 1 they share the batches, by NCCL on GPUs and by gloo on CPUs.
         port: where the processes meet on this machine; by default a free one.
         keep_unfinished: leave what stands in ``resume_dir`` after the last epoch to the caller, who has
-            more to do; the same call again then evaluates and exports alone.
+            more to do; the same call again then evaluates and exports alone. In one process alone, as
+            ``resume_dir`` is.
     Raises:
         ConfigError, DataError: before any training starts.
     """
@@ -360,6 +362,11 @@ def _share_work(config: Config, rank: int, nproc: int) -> None:
         raise ConfigError(
             f"--nproc={nproc} on CPUs works for {' and '.join(MODELS)} alone: RecBole's own trainer "
             "is for CUDA devices. Run this model with --nproc=1"
+        )
+    if of_all := [name for name in config["metrics"] if name.lower() in _OF_ALL_LISTS]:
+        raise ConfigError(
+            f"metrics {of_all}: with --nproc={nproc} each process measures its users, and these are no "
+            "means over users; leave them out"
         )
     config["single_spec"] = False
     config["local_rank"] = rank

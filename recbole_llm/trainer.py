@@ -48,7 +48,8 @@ class _Collector(Collector):  # type: ignore[misc]
 
 
 class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
-    """RecBole's ``Trainer``; only how it stores, loads and distributes differs."""
+    """RecBole's ``Trainer``; how it stores, loads and distributes differs, and what it takes for half
+    precision and for figures."""
 
     def __init__(self, config: Config, model: nn.Module) -> None:
         single_spec = config["single_spec"]
@@ -94,10 +95,10 @@ class LLMSeqRecTrainer(Trainer):  # type: ignore[misc]
         show_progress: bool = False,
         **kwargs: Any,
     ) -> Any:
-        # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
-        # process when it is imported; it checks every gradient and costs a fifth of an epoch.
         if self.before_epoch is not None:
             self.before_epoch(epoch_idx)
+        # recbole/model/sequential_recommender/sine.py turns anomaly detection on for the whole
+        # process when it is imported; it checks every gradient and costs a fifth of an epoch.
         with torch.autograd.set_detect_anomaly(False), self._half_precision():
             if self._private is not None:
                 return self._private.epoch(epoch_idx, show_progress)

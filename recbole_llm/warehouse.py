@@ -25,10 +25,8 @@ import contextlib
 import datetime
 import fcntl
 import json
-import logging
 import os
 import re
-import shutil
 import uuid
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,7 +35,6 @@ from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
 from recbole_llm.json_files import check_record, read_json
 
 _NO_PATH = re.compile("[\0\ud800-\udfff]")
-_log = logging.getLogger(__name__)
 _LONGEST_NAME, _LONGEST_PATH = 255, 1024
 """Bytes of a file's name, on every file system in use, and characters of a path below the root."""
 POINTER_VERSION = 1
@@ -317,41 +314,6 @@ def _open_locked(path: Path) -> TextIO:
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         file.close()
-
-
-def prune_attempts(parent: Path, keep: set[str]) -> int:
-    """Delete the attempt folders below ``parent`` that nobody names.
-
-    Args:
-        keep: folder names to keep.
-    Returns:
-        How many they are.
-    """
-    if not parent.is_dir():
-        return 0
-    stale = [path for path in parent.iterdir() if path.is_dir() and path.name not in keep]
-    for path in stale:
-        try:
-            shutil.rmtree(path)
-        except OSError as error:  # a dead job's executor that still writes; the next job deletes it
-            _log.warning("%s could not be deleted: %s", path, error)
-    return len(stale)
-
-
-def remove_whole(folder: Path) -> None:
-    """Delete a folder so that nobody takes what is left for the whole, wherever it is stopped.
-
-    What cannot be deleted is a warning, and goes when the same folder is to go again.
-    """
-    leaving = folder.with_name(f".{folder.name}")
-    try:
-        if leaving.is_dir():
-            shutil.rmtree(leaving)
-        if folder.is_dir():
-            folder.rename(leaving)
-            shutil.rmtree(leaving)
-    except OSError as error:
-        _log.warning("%s could not be deleted whole: %s", folder, error)
 
 
 def _read(path: Path, absent: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@ and goes when its job starts again, before it needs the room. One job of a day r
 """
 
 import datetime
+import logging
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -13,8 +14,11 @@ from typing import Any
 
 from recbole_llm.lists.catalogue import TRENDING
 from recbole_llm.locks import if_idle
-from recbole_llm.warehouse import Warehouse, delivered_days, prune_attempts, remove_whole
+from recbole_llm.removal import prune_attempts, remove_whole
+from recbole_llm.warehouse import Warehouse, delivered_days
 from spark_jobs.state import TABLES
+
+_log = logging.getLogger(__name__)
 
 
 def prune_features(warehouse: Warehouse, day: str) -> None:
@@ -54,7 +58,10 @@ def prune_states(warehouse: Warehouse, day: str, keep_days: int) -> None:
         if each in finished:
             for attempt in warehouse.features(each).iterdir():
                 for name in (*TABLES, TRENDING):
-                    remove_whole(attempt / name)
+                    try:
+                        remove_whole(attempt / name)
+                    except OSError as error:  # the next night goes on with it
+                        _log.warning("%s could not be deleted whole: %s", attempt / name, error)
         else:
             with if_idle(warehouse, each) as is_idle:
                 if is_idle:

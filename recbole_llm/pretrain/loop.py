@@ -24,7 +24,7 @@ from sentence_transformers import (
     SentenceTransformerTrainingArguments,
 )
 from torch import Tensor
-from transformers import PrinterCallback, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, PrinterCallback, TrainerCallback, set_seed
 from transformers.utils import logging as transformers_logging
 
 from recbole_llm.encoder import PRETRAINED, EncoderSpec, find_encoder, fingerprint, locate_weights
@@ -97,7 +97,8 @@ def pretrain(
     model: SentenceTransformer = trainer.model
     if isinstance(model.transformers_model, PeftModel):
         put_network(model, model.transformers_model.merge_and_unload())
-    model.max_seq_length = trainer.longest  # a later training may read more
+    if trainer.longest is not None:
+        model.max_seq_length = trainer.longest  # a later training may read more
     kept = next(entry for entry in history if entry["step"] == best)
     _tell_kept(evaluations[0], kept)
     told = {
@@ -157,8 +158,10 @@ def _trainer(
 ) -> tuple["_Trainer", Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_sentence_transformer(path, replace(spec, max_tokens=_MOST_TOKENS), device)
-    longest = model.max_seq_length
-    model.max_seq_length = min(options.max_tokens, longest or options.max_tokens)
+    longest = None
+    if isinstance(model.tokenizer, PreTrainedTokenizerBase):  # others cut nothing
+        longest = model.max_seq_length or options.max_tokens
+        model.max_seq_length = min(options.max_tokens, longest)
     if options.lora_r:
         put_network(model, add_lora(model, options.lora_r, "all-linear"))
     if options.gradient_checkpointing:

@@ -169,7 +169,8 @@ class Source:
 
     def _state(self, run: dict[str, Any]) -> str | None:
         """What the day's state is called; another name once somebody was forgotten."""
-        if self._warehouse is None or not self._warehouse.features(run["ds"]).is_dir():
+        assert self._warehouse is not None  # where the run is from
+        if not (self._warehouse.features(run["ds"]) / "manifest.json").is_file():
             return None
         return str(self._warehouse.features_manifest(run["ds"])["fingerprint"])
 

@@ -6,6 +6,7 @@ week later (``delta.deletedFileRetentionDuration`` of the table).
 """
 
 import datetime
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from recbole_llm.errors import NotFoundError, UnavailableError
 from recbole_llm.sinks.run_files import BATCH_ROWS, COLUMNS, RunFiles
 
+_log = logging.getLogger(__name__)
 _LOG_RETENTION = "delta.logRetentionDuration"
 
 
@@ -49,8 +51,11 @@ class DeltaSink:
             if new:  # a table of before
                 self._table.alter.add_columns(new)
         yield
-        with _known_errors("deleting old versions' files"):
-            self._table.vacuum(dry_run=False)
+        try:
+            with _known_errors("deleting old versions' files"):
+                self._table.vacuum(dry_run=False)
+        except UnavailableError as error:  # what was loaded stands
+            _log.warning("%s", error)
 
     def loaded(self) -> dict[str, str]:
         """The ``run_id`` of each day, told by the statistics of its files."""

@@ -73,8 +73,10 @@ def test_a_key_of_other_models_is_a_warning(caplog: pytest.LogCaptureFixture) ->
         "--embedding_size is of other models of RecBole: LLMSeqRec does not read it"
     ]
     caplog.clear()
-    check_flags(["--embedding_size=9"], "GRU4Rec")
+    check_flags(["--embedding_size=9", "--tail_ratio=0.1"], "GRU4Rec")
     assert not caplog.records
+    check_flags(["--use_filter=True"], "FEARec")  # read by its code alone
+    assert "--use_filter stands in no settings of FEARec" in caplog.text
 
 
 def test_nightly_for_a_day_that_was_not_delivered(

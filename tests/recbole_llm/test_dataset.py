@@ -202,9 +202,12 @@ def test_which_item_texts_are_read(tmp_path: Path) -> None:
     assert text(load_col={"inter": inter, "item": ["item_id", "title", "year"]}) == title
     assert text(load_col={"inter": inter, "item": "*"}) == whole
     assert text(unload_col={"item": ["genre"]}) == title
+    path = tmp_path / "cycle" / "cycle.item"
+    path.write_text("\ufeff" + path.read_text())
+    assert text(load_col={"inter": inter, "item": ["item_id", "title", "year"]}) == title
     with pytest.raises(ConfigError, match="names the item field 'nosuch', and .* has the fields"):
         text(load_col={"inter": inter, "item": ["item_id", "nosuch"]})
-    with pytest.raises(ConfigError, match="'year' is of neither; filter items in the .item"):
+    with pytest.raises(ConfigError, match="'year' is not of them; name it there, or filter"):
         text(val_interval={"year": "[2000,inf)"})
 
 

@@ -39,6 +39,9 @@ def test_a_comma_stands_in_a_text_between_quotes(tmp_path: Path) -> None:
     path.write_text('id:token,title:token_seq\n1,"Chair, the"\n2,"6"" nails, and more"\n')
     table = read_text_columns(path, "id", ",", "utf-8")
     assert table["title"].to_dict() == {"1": "Chair, the", "2": '6" nails, and more'}
+    path.write_text('id:token|title:token_seq\n1|"Heroes\n2|a\n3|Low"\n')
+    table = read_text_columns(path, "id", "|", "utf-8")
+    assert table["title"].to_dict() == {"1": '"Heroes', "2": "a", "3": 'Low"'}
 
 
 def test_a_column_without_a_type_is_named(tmp_path: Path) -> None:

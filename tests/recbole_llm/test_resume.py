@@ -11,6 +11,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from recbole_llm.errors import ArtifactError, ConfigError
+from recbole_llm.model import LLMSeqRec
 from recbole_llm.train import TrainResult, train
 from recbole_llm.trainer import LLMSeqRecTrainer
 from tests.data import write_cycle
@@ -135,6 +136,10 @@ def test_without_validations(settings: dict[str, Any]) -> None:
         patch.setattr(LLMSeqRecTrainer, "evaluate", None)  # nothing is validated
         train("LLMSeqRec", "cycle", None, given)
     assert _same(train("LLMSeqRec", "cycle", None, given), whole)
+    train("LLMSeqRec", "cycle", None, given, keep_unfinished=True)  # to its end, and once more
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LLMSeqRec, "end_epoch", None)  # nothing is trained
+        assert _same(train("LLMSeqRec", "cycle", None, given), whole)
 
 
 def test_a_damaged_file(settings: dict[str, Any], tmp_path: Path) -> None:

@@ -107,15 +107,38 @@ def test_raw_events_that_no_night_has_read_stay(
     days = dict.fromkeys(KINDS, 0) | {"raw": 1}
     assert expire(warehouse, days, DAYS[8]).raw == DAYS[:2]
     assert _left(warehouse, "raw/events/*/*") == DAYS[2:]
-    assert f"ds={DAYS[2]} is past its days and stays: no night has read it" in caplog.text
+    assert f"ds={DAYS[2]} is past its days and stays, with those after it: no night" in caplog.text
 
 
-def test_a_day_that_came_late_stays_though_later_ones_are_read(warehouse: Warehouse) -> None:
-    (warehouse.features(DAYS[1]) / "manifest.json").unlink()  # no night was there to read it
+def test_days_from_one_that_came_late_on_stay(warehouse: Warehouse) -> None:
+    """A night that reads it reads those after it anew."""
     (warehouse.raw_events / f"ds={DAYS[3]}" / "more.jsonl").write_text(DAYS[3])
     days = dict.fromkeys(KINDS, 0) | {"raw": 1}
-    assert expire(warehouse, days, DAYS[8]).raw == [DAYS[0], DAYS[2], *DAYS[4:7]]
-    assert _left(warehouse, "raw/events/*/*") == [DAYS[1], DAYS[3], *DAYS[7:]]
+    assert expire(warehouse, days, DAYS[8]).raw == DAYS[:3]
+    assert _left(warehouse, "raw/events/*/*") == DAYS[3:]
+
+
+def test_what_no_night_could_read_any_more_goes(
+    warehouse: Warehouse, caplog: pytest.LogCaptureFixture
+) -> None:
+    days = dict.fromkeys(KINDS, 0) | {"raw": 3}
+    assert expire(warehouse, days, DAYS[8]).raw == DAYS[:5]
+    again = warehouse.raw_events / f"ds={DAYS[1]}" / "e.jsonl"
+    again.parent.mkdir()
+    again.write_text("again")
+    assert expire(warehouse, days, DAYS[8]).raw == [DAYS[1]]
+    assert "goes without a night's having read it as it is" in caplog.text
+
+
+def test_a_day_that_cannot_be_deleted_is_an_error(
+    warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(1, "not permitted", str(self))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    with pytest.raises(PermissionError):
+        expire(warehouse, dict.fromkeys(KINDS, 0) | {"raw": 7}, DAYS[8])
 
 
 def test_a_raw_day_that_is_half_deleted_is_none(
@@ -127,7 +150,7 @@ def test_a_raw_day_that_is_half_deleted_is_none(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("recbole_llm.warehouse.shutil.rmtree", killed)
+        patch.setattr("recbole_llm.removal.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             expire(warehouse, days, DAYS[8])
     assert delivered_days(warehouse.raw_events) == DAYS[1:]

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from recbole_llm.errors import ConfigError
@@ -64,10 +63,8 @@ def test_all_of_recboles_metrics_of_lists(tmp_path: Path, valid_metric: str) -> 
         "metrics": [*names, "ShannonEntropy"], "topk": [10], "valid_metric": valid_metric,
     }  # fmt: skip
     found = train("LLMSeqRec", "cycle", None, given).test_result
-    assert {"gauc", "itemcoverage@10", "averagepopularity@10"} <= found.keys()
-    trained = build_data(build_config("LLMSeqRec", "cycle", None, given))[1][0]
-    met = trained._dataset.item_counter  # of RecBole's rows, not of windows
-    assert found["averagepopularity@10"] == pytest.approx(np.mean([*met.values()]), rel=0.3)
+    assert {"gauc", "ndcg@10", *(f"{name.lower()}@10" for name in names[2:])} <= found.keys()
+    assert 0 < found["itemcoverage@10"] <= 1
     json.dumps(found)
     with pytest.raises(ConfigError, match="RecBole 1.2.1 cannot collect what some of them need"):
         build_config("SASRec", "cycle", None, given)

@@ -49,6 +49,15 @@ def test_a_model_of_recboles_own_does_not_share_cpus(tmp_path: Path) -> None:
         _share_work(config, rank=0, nproc=2)
 
 
+def test_figures_that_processes_cannot_average_are_told(tmp_path: Path) -> None:
+    write_cycle(tmp_path)
+    given = {"data_path": str(tmp_path), "metrics": ["NDCG", "ItemCoverage"]}
+    with pytest.raises(
+        ConfigError, match=r"metrics \['ItemCoverage'\]: with --nproc=2 each process"
+    ):
+        _share_work(build_config("LLMSeqRec", "cycle", None, given), rank=0, nproc=2)
+
+
 def test_recbole_finds_every_folder_that_processes_might_make_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,6 +122,9 @@ def test_what_was_brought_stays_where_training_adds_nothing(source: Path, other_
     assert found.best_epoch == 0
     assert found.test_result["recall@1"] > 0.9
     assert found.best_valid_result["ndcg@1"] > 0.9
+    metrics = {"metrics": ["NDCG", "ItemCoverage"], "valid_metric": "NDCG@1"}
+    found = _started(source, other_shop, epochs=1, learning_rate=100.0, **metrics)
+    assert found.best_valid_result["itemcoverage@1"] > 0.5
 
 
 @pytest.mark.parametrize("settings", [{"eval_step": 0}, {"privacy.epsilon": 8.0}])

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from recbole_llm.errors import ArtifactError, ConfigError, NotFoundError
-from recbole_llm.warehouse import Warehouse, check_day, prune_attempts, replace_json
+from recbole_llm.removal import prune_attempts
+from recbole_llm.warehouse import Warehouse, check_day, replace_json
 from tests.data import MANIFEST, RUN
 
 

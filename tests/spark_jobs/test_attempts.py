@@ -66,7 +66,7 @@ def test_old_states_go_and_the_rest_of_one_that_was_half_deleted(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("recbole_llm.warehouse.shutil.rmtree", killed)
+        patch.setattr("recbole_llm.removal.shutil.rmtree", killed)
         with pytest.raises(KeyboardInterrupt):
             prune_states(warehouse, LATER, 29)
     left = list(warehouse.features(DAY).glob("*/.sequences"))

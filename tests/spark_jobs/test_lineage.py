@@ -10,6 +10,7 @@ import pytest
 
 from recbole_llm.errors import DataError
 from recbole_llm.raw_files import raw_digests
+from recbole_llm.retention import KINDS, expire
 from recbole_llm.warehouse import Warehouse, replace_json
 from spark_jobs.config import NightConfig, load_night_config
 from spark_jobs.lineage import find_base, state_settings
@@ -45,6 +46,23 @@ def _prepare(
         "fingerprint": fingerprint or day,
     }
     replace_json(warehouse.features(day) / "manifest.json", manifest)
+
+
+def test_what_retention_keeps_is_what_the_next_night_needs(warehouse: Warehouse) -> None:
+    retention = dict.fromkeys(KINDS, 0) | {"raw": 1}
+    late = warehouse.raw_events / f"ds={DAYS[1]}" / "late.jsonl"
+    late.write_text("{}\n")
+    assert expire(warehouse, retention, DAYS[4]).raw == DAYS[:1]
+    base = find_base(warehouse, DAYS[4], CONFIG, [])
+    assert base is not None
+    assert base["ds"] == DAYS[0]
+    late.unlink()
+    expire(warehouse, retention, DAYS[4])
+    write_events(warehouse.raw_events, DAYS[1], ['{"again": 1}'])
+    expire(warehouse, retention, DAYS[4])
+    base = find_base(warehouse, DAYS[4], CONFIG, [])
+    assert base is not None
+    assert base["ds"] == DAYS[3]
 
 
 @pytest.fixture

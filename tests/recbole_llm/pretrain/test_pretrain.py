@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformerTrainer
+from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from recbole_llm.cli import main
 from recbole_llm.encoder import EncoderSpec, find_encoder
@@ -23,6 +24,7 @@ from recbole_llm.pretrain.loop import _is_whole, _tell_kept
 from recbole_llm.pretrain.objectives import DenoisingLoss, PopularityCorrectedLoss
 from recbole_llm.text_encoder import TextEncoder, features_of, load_sentence_transformer
 from tests.data import CYCLE, walk, write_atomic
+from tests.networks import word_tokenizer
 
 FILMS = {item: f"Film {item} of the cycle" for item in CYCLE}
 
@@ -269,6 +271,15 @@ def test_how_far_texts_are_read(cycle: Path, tiny_encoders: dict[str, Path]) -> 
     assert TextEncoder(folder, EncoderSpec(str(folder), max_tokens=9), "cpu").max_tokens == 9
     again = _run(cycle, "again", folder, epochs=1, max_tokens=7)
     assert find_encoder(str(again)).max_tokens == 7
+
+
+def test_a_network_that_cuts_nothing_is_taught_too(cycle: Path) -> None:
+    words = StaticEmbedding(word_tokenizer().backend_tokenizer, embedding_dim=7)
+    SentenceTransformer(modules=[words]).save_pretrained(
+        str(cycle / "words"), create_model_card=False
+    )
+    folder = _run(cycle, "taught", cycle / "words", epochs=1)
+    assert TextEncoder(folder, find_encoder(str(folder)), "cpu").encode(["film"]).shape == (1, 7)
 
 
 def test_what_is_taught_is_what_is_read_a_prompt_with_it(
