@@ -172,7 +172,7 @@ def test_a_published_row_is_explained(
 def test_the_readmes_duckdb_and_spark_examples(spark: SparkSession, published: Warehouse) -> None:
     readme = (HOME / "README.md").read_text(encoding="utf-8")
     sql = readme.partition("```sql\n")[2].partition("```")[0]
-    sql = sql.replace("'warehouse/", f"'{published.root}/").replace("'42'", "'u3'")
+    sql = sql.replace("'warehouse/", f"'{published.root}/").replace("'u_…'", "'u3'")
     with duckdb.connect() as database:
         rows = database.execute(sql.replace("2024-05-31", DAY)).fetchall()
     assert rows == [row for row in _table(published) if row[1] == "u3"]
