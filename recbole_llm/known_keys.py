@@ -1,5 +1,7 @@
 """The config keys that somebody reads: RecBole's, its models', ours."""
 
+import difflib
+from collections.abc import Collection
 from pathlib import Path
 
 import recbole
@@ -38,3 +40,9 @@ def known_keys(model: str | None = None) -> set[str]:
             load_yaml(config_path("model", MODELS[0])), load_yaml(config_path("model", model))
         )
     return keys
+
+
+def did_you_mean(key: str, known: Collection[str]) -> str:
+    """The end of an error about an unknown key: the known one that it resembles, "" where none does."""
+    close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
+    return f"; did you mean {close[0]!r}?" if close else ""

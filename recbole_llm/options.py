@@ -4,7 +4,6 @@ RecBole reads a model's defaults only from its own package, accepts any key and 
 missing one. Here our defaults are put beneath what the user gave, and each key is checked.
 """
 
-import difflib
 import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from recbole_llm.config_files import config_path, load_yaml
 from recbole_llm.encoder import encoder_names
 from recbole_llm.errors import ConfigError
 from recbole_llm.inherited import inherited_settings
-from recbole_llm.known_keys import TRAIN_KEYS, known_keys
+from recbole_llm.known_keys import TRAIN_KEYS, did_you_mean, known_keys
 from recbole_llm.layers import READERS, SequenceConfig
 from recbole_llm.modalities import Modality, media_options
 from recbole_llm.objective import Objective
@@ -142,14 +141,13 @@ def apply_defaults(config: Config) -> None:
     given = config.external_config_dict
     known = set(defaults) | known_keys()
     for key in sorted(given.keys() - known):
-        close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
-        if not close and key in config.cmd_config_dict:
+        hint = did_you_mean(key, known)
+        if not hint and key in config.cmd_config_dict:
             # RecBole reads the command line of whatever program it runs in; this is that program's.
             _log.warning(
                 "command line flag --%s is neither RecBole's nor LLMSeqRec's: ignored", key
             )
             continue
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"unknown config key {key!r} (value {given[key]!r}){hint}")
     for key, value in defaults.items():
         if key not in given and config[key] != value:

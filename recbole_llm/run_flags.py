@@ -1,12 +1,11 @@
 """RecBole's command line, checked: RecBole drops what it does not understand, and trains without it."""
 
-import difflib
 import logging
 from collections.abc import Collection, Sequence
 
 from recbole_llm import MODELS
 from recbole_llm.errors import ConfigError
-from recbole_llm.known_keys import known_keys
+from recbole_llm.known_keys import did_you_mean, known_keys
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,7 @@ def check_flags(flags: Sequence[str], model: str, not_here: Collection[str] = ()
         if key not in known and model not in MODELS:  # some read keys that no file of theirs has
             _log.warning("--%s stands in no settings of %s", key, model)
         elif key not in known:
-            close = difflib.get_close_matches(key, sorted(known), n=1, cutoff=0.75)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
+            hint = did_you_mean(key, known)
             raise ConfigError(f"unknown config key {key!r} (value {values[0]!r}){hint}")
         elif key not in of_model:
             _log.warning("--%s is of other models of RecBole: %s does not read it", key, model)

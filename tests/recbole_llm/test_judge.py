@@ -21,15 +21,9 @@ from recbole_llm.scoring import Scorer
 from tests.data import CYCLE, random_artifact
 
 RULES = PromotionRules(
-    days=2,
-    margin=0.1,
-    confidence=0.95,
-    min_users=3,
-    max_users=9,
-    max_events=2,
-    keep_refused=1,
+    days=2, margin=0.1, confidence=0.95, min_users=3, max_users=9, max_events=2, keep_refused=1,
     keep_superseded=1,
-)
+)  # fmt: skip
 
 
 def _scorer(order: list[str]) -> Scorer:
